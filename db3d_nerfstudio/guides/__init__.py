@@ -1,0 +1,1 @@
+"""Diffusion guides: one file each, primitives only (see `base.py`)."""

@@ -1,0 +1,1 @@
+"""Presets: one file is one `ns-train` method, written as a diff of another."""
