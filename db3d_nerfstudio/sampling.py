@@ -1,0 +1,174 @@
+"""Where rays are sampled: inside the unit sphere, and there only in occupied space (instant NGP, 2201.05989, E.2).
+
+Samples are packed: one flat list over all rays, in order along each ray. That is the layout of nerfacc, whose
+`OccGridEstimator` holds the occupancy and traverses it on a GPU. Its traversal and its packed rendering exist only in
+CUDA, so on a CPU the grid is looked up here, and compositing over packed samples is written here, for every device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from nerfacc import OccGridEstimator
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["OccupancySampler", "OccupancySamplerConfig", "Samples", "accumulate", "before", "intersect_sphere"]
+
+RADIUS = 1.0
+"""The scene is the unit sphere."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Intervals along rays, flat and sorted by ray and distance."""
+
+    rays: Int[Tensor, " s"]
+    """Which ray each interval belongs to."""
+    starts: Float[Tensor, " s"]
+    """Distance from the ray's origin to the interval's near end, in units of the ray's direction."""
+    ends: Float[Tensor, " s"]
+    """Distance to the far end."""
+    num_rays: int
+    """How many rays there are, sampled or not."""
+
+    @property
+    def mids(self) -> Float[Tensor, " s"]:
+        """Distance to the middle, where the field is evaluated."""
+        return (self.starts + self.ends) / 2
+
+    def positions(self, rays: RayBundle) -> Float[Tensor, "s 3"]:
+        """The middles in space."""
+        return rays.origins[self.rays] + rays.directions[self.rays] * self.mids[:, None]
+
+    def weights(self, density: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Quadrature of volume rendering, `w_i = T_i (1 - exp(-sigma_i delta_i))` with `T_i` the light that is left."""
+        optical_depth = density * (self.ends - self.starts)
+        return torch.exp(-before(optical_depth, self.rays)) * -torch.expm1(-optical_depth)
+
+
+def before(values: Float[Tensor, " s"], rays: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
+    """Sum of the values in front of each sample on its ray.
+
+    One running sum over all rays, minus its value where the ray begins; in double precision, because the difference
+    of two large sums is what counts.
+    """
+    values = values.double()
+    running = values.cumsum(0) - values
+    first = torch.searchsorted(rays, rays)
+    return (running - running[first]).float()
+
+
+def accumulate(weights: Float[Tensor, " s"], values: Float[Tensor, "s c"], samples: Samples) -> Float[Tensor, "n c"]:
+    """Weighted sum over each ray."""
+    return values.new_zeros(samples.num_rays, values.shape[1]).index_add(0, samples.rays, weights[:, None] * values)
+
+
+def intersect_sphere(rays: RayBundle) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Where rays enter and leave the scene, in front of the camera and within limits that the rays bring along.
+
+    Rays that miss have `near >= far`. Directions need not be of unit length.
+    """
+    squared = rays.directions.square().sum(-1).clamp_min(1e-12)
+    middle = -(rays.origins * rays.directions).sum(-1) / squared
+    closest = rays.origins + middle[:, None] * rays.directions
+    half = ((RADIUS**2 - closest.square().sum(-1)) / squared).clamp_min(0).sqrt()
+    near, far = (middle - half).clamp_min(0), middle + half
+    if rays.nears is not None and rays.fars is not None:
+        near, far = torch.maximum(near, rays.nears[:, 0]), torch.minimum(far, rays.fars[:, 0])
+    return near, far
+
+
+@dataclass
+class OccupancySamplerConfig(InstantiateConfig):
+    """Empty-space skipping."""
+
+    _target: type = field(default_factory=lambda: OccupancySampler)
+    num_samples: int = 64
+    """Samples along a diameter of the scene; the step between samples is the diameter over this."""
+    resolution: int = 32
+    """Edge length of the occupancy grid in cells."""
+    threshold: float = 0.01
+    """Opacity of one step above which a cell counts as occupied, or the mean over all cells if that is less."""
+    decay: float = 0.9
+    """What is left of a cell's remembered density after each update."""
+    update_every: int = 16
+    """Steps between updates."""
+
+
+class OccupancySampler(nn.Module):
+    """Keeps a grid of where there is matter, and samples rays only there. The grid is part of the checkpoint."""
+
+    updates: Int[Tensor, ""]
+
+    def __init__(self, config: OccupancySamplerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grid = OccGridEstimator([-RADIUS] * 3 + [RADIUS] * 3, resolution=config.resolution)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.reset()
+
+    @property
+    def step_size(self) -> float:
+        """Length of an interval, scene units."""
+        return 2 * RADIUS / self.config.num_samples
+
+    def reset(self) -> None:
+        """Forgets the scene: all of space counts as occupied until the next update."""
+        self.updates.zero_()
+        self.grid.occs.zero_()
+        self.grid.binaries.fill_(True)
+
+    def sample(self, rays: RayBundle) -> Samples:
+        """Intervals in occupied cells; shifted at random along each ray in training."""
+        near, far = intersect_sphere(rays)
+        step = self.step_size / rays.directions.norm(dim=-1).clamp_min(1e-6)
+        if rays.origins.is_cuda:
+            return self._traverse(rays, near, far)
+        shift = torch.rand_like(near) if self.training else torch.zeros_like(near)
+        index = torch.arange(-1, self.config.num_samples, device=near.device)
+        edges = near[:, None] + (index + shift[:, None]) * step[:, None]
+        starts = torch.maximum(edges, near[:, None])
+        ends = torch.minimum(edges + step[:, None], far[:, None])
+        which, slot = (ends > starts).nonzero(as_tuple=True)
+        samples = Samples(which, starts[which, slot], ends[which, slot], len(near))
+        kept = self._occupied(samples.positions(rays)).nonzero()[:, 0]
+        return Samples(which[kept], samples.starts[kept], samples.ends[kept], len(near))
+
+    def _traverse(self, rays: RayBundle, near: Float[Tensor, " n"], far: Float[Tensor, " n"]) -> Samples:
+        """The same on a GPU, by nerfacc's kernels, which want directions of unit length."""
+        length = rays.directions.norm(dim=-1, keepdim=True)
+        which, starts, ends = self.grid.sampling(
+            rays.origins.contiguous(),
+            (rays.directions / length).contiguous(),
+            t_min=near * length[:, 0],
+            t_max=torch.maximum(near, far) * length[:, 0],
+            render_step_size=self.step_size,
+            stratified=self.training,
+        )
+        return Samples(which, starts / length[which, 0], ends / length[which, 0], len(near))
+
+    def _occupied(self, positions: Float[Tensor, "s 3"]) -> Bool[Tensor, " s"]:
+        size = self.config.resolution
+        cells = ((positions / RADIUS + 1) * (size / 2)).long().clamp_(0, size - 1)
+        return self.grid.binaries.view(-1)[(cells[:, 0] * size + cells[:, 1]) * size + cells[:, 2]]
+
+    @torch.no_grad()
+    def update(self, step: int, density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]) -> None:
+        """Looks again, at every `update_every`-th step, where there is matter."""
+        if step % self.config.update_every:
+            return
+        # nerfacc looks at all cells during its warm-up, later at a random quarter and at the occupied ones.
+        self.grid._update(
+            step=int(self.updates),
+            occ_eval_fn=lambda positions: density(positions)[:, None] * self.step_size,
+            occ_thre=self.config.threshold,
+            ema_decay=self.config.decay,
+            warmup_steps=16,
+        )
+        # One cell more on every side, so that matter can grow.
+        self.grid.binaries = F.max_pool3d(self.grid.binaries.float()[None], 3, stride=1, padding=1)[0] > 0
+        self.updates += 1
