@@ -1,0 +1,89 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) on diffusers and transformers modules.
+
+They are kept in the file that diffusers' `pipe.load_lora_weights` and its relatives read, together with rank and alpha:
+without those two a reader guesses alpha = rank, and the adapter loads with the wrong strength.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+_METADATA_KEY = "lora_adapter_metadata"
+_TARGETS = {
+    "unet": ["to_k", "to_q", "to_v", "to_out.0"],
+    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
+}
+
+
+def add_adapter(name: str, module: nn.Module, rank: int, alpha: float) -> None:
+    """Give the attention layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
+
+    One half of it starts random, always in the same way. Both are float32 whatever the frozen weights are kept in.
+    """
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module.add_adapter(
+            LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=_TARGETS[name])
+        )
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def adapter_state(module: nn.Module) -> dict[str, Tensor]:
+    """The adapter's live tensors under the keys that diffusers uses in files."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft.utils import get_peft_model_state_dict
+
+    return convert_state_dict_to_diffusers(get_peft_model_state_dict(module, save_embedding_layers=False))
+
+
+def save_adapters(modules: dict[str, nn.Module], path: Path) -> None:
+    """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`."""
+    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+
+    layers = {f"{name}_lora_layers": adapter_state(module) for name, module in modules.items()}
+    settings = {
+        f"{name}_lora_adapter_metadata": module.peft_config["default"].to_dict() for name, module in modules.items()
+    }
+    StableDiffusionLoraLoaderMixin.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)
+
+
+def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
+    """Copy the adapters in the folder `path` into those of `modules`, which must be of the same rank and alpha."""
+    from safetensors import safe_open
+
+    with safe_open(path / ADAPTER_FILE, "pt") as file:
+        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+        settings = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
+    wanted = {f"{name}.{key}": live for name, module in modules.items() for key, live in adapter_state(module).items()}
+    if saved.keys() != wanted.keys():
+        odd = sorted(saved.keys() ^ wanted.keys())
+        raise ValueError(
+            f"The adapter in {path} does not fit: {len(odd)} layers are in one but not the other, among them {odd[0]}. "
+            "Set the guide's model and train_text_encoder to those it was made with."
+        )
+    for name, module in modules.items():
+        ours = module.peft_config["default"]
+        for setting in ("r", "lora_alpha"):
+            theirs = settings.get(f"{name}.{setting}", getattr(ours, setting))
+            if theirs != getattr(ours, setting):
+                raise ValueError(
+                    f"The adapter in {path} has {setting} {theirs}, the guide {getattr(ours, setting)}: "
+                    "set the guide's lora_rank and lora_alpha to the adapter's."
+                )
+    copy_into(wanted, saved)
+
+
+@torch.no_grad()
+def copy_into(live: dict[str, Tensor], values: dict[str, Tensor]) -> None:
+    """Overwrite tensors in place, so that whoever holds the parameters keeps holding them."""
+    for key, tensor in live.items():
+        tensor.copy_(values[key])

@@ -1,0 +1,97 @@
+"""What a text-to-image diffusion model must offer to guide a NeRF: the protocol every guide satisfies.
+
+A guide is a plain object and not an `nn.Module`, so that it never becomes part of a model, an optimizer or a
+checkpoint. It offers primitives only. What is done with them (`distill.sds_loss`, `translate.translate`,
+`dreambooth.finetune`) is written once, as functions over this protocol; a new guide is one file with the members below.
+
+Notation: `z` is what the network denoises (latents, or pixels in the network's own layout) and
+`z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) eps`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor
+from torch.nn import Parameter
+
+PredictionType = Literal["epsilon", "v_prediction", "sample"]
+
+
+@dataclass
+class DiffusionGuideConfig(InstantiateConfig):
+    """Configuration of a guide; `config.setup(device=...)` builds it."""
+
+    _target: type = field(default_factory=lambda: DiffusionGuide)
+
+
+class DiffusionGuide(abc.ABC):
+    """A text-to-image diffusion model, reduced to what distillation, translation and DreamBooth need."""
+
+    device: torch.device
+    """Where the networks live; tensors handed to the methods are expected there."""
+    dtype: torch.dtype
+    """Precision in which the network computes. Inputs and outputs of all methods are float32 whatever this is."""
+    resolution: int
+    """Height and width in pixels of the images that the model was trained on."""
+    alphas_cumprod: Float[Tensor, " T"]
+    """The noise schedule, on `device`."""
+    prediction_type: PredictionType
+    """What the network outputs. `predict_noise` hides it; only DreamBooth's weighting of timesteps asks."""
+    z_bound: float | None = None
+    """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
+    learning_rate: float
+    """A rate at which DreamBooth moves `parameters()` well: whole networks and adapters differ by far."""
+
+    @abc.abstractmethod
+    def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
+        """Image in [0, 1], resized to `resolution` where needed, to clean z. Differentiable and deterministic."""
+
+    @abc.abstractmethod
+    def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
+        """Clean z to an image in [0, 1] of `resolution`."""
+
+    @abc.abstractmethod
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        """Text embeddings. They carry gradient only if `parameters()` includes the text encoder's."""
+
+    @abc.abstractmethod
+    def predict_noise(
+        self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b c hz wz"]:
+        """The model's estimate of the noise in `z_t`, whatever the network itself predicts."""
+
+    @abc.abstractmethod
+    def parameters(self) -> list[Parameter]:
+        """The parameters that DreamBooth may move."""
+
+    @abc.abstractmethod
+    def save(self, path: Path) -> None:
+        """Write what fine-tuning changed into the folder `path`, as safetensors in diffusers' layout."""
+
+    @abc.abstractmethod
+    def load(self, path: Path | None) -> None:
+        """Put what `save` wrote in place of the present weights; None returns to the base model exactly."""
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """A short digest of the weights in use now: equal only for equal models. Keys caches of what they produced."""
+
+
+def digest(named_tensors: Iterable[tuple[str, Tensor]], samples: int = 512) -> str:
+    """Hash names, shapes and about `samples` strided values of each tensor: cheap, and the same on every device."""
+    result = sha256()
+    for name, tensor in named_tensors:
+        values = tensor.detach().flatten()
+        values = values[:: max(1, len(values) // samples)].to("cpu", torch.float32)
+        result.update(f"{name}{tuple(tensor.shape)}".encode())
+        result.update(values.numpy().tobytes())
+    return result.hexdigest()[:16]

@@ -1,0 +1,65 @@
+"""The embedded guide: a small text-to-image model of a world of toys, in pixel space, fast on a CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import isqrt
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
+
+SHIPPED_MODEL = Path(__file__).parent.parent / "toybox" / "weights" / "guide"
+
+
+@dataclass
+class ToyboxGuideConfig(DiffusersGuideConfig):
+    """Configuration of the embedded guide."""
+
+    _target: type = field(default_factory=lambda: ToyboxGuide)
+    model: Path | None = None
+    """Folder of the model; unset, the one that ships with the package."""
+
+    @property
+    def source(self) -> str:
+        return str(self.model or SHIPPED_MODEL)
+
+
+class ToyboxGuide(DiffusersGuide):
+    """Pixels as z: patches become channels (space to depth), so that a CPU works on a small grid of many channels."""
+
+    config: ToyboxGuideConfig
+    z_bound = 1.0
+    learning_rates = {"full": 1e-4, "lora": 1e-3}
+
+    def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, device)
+        self._patch = isqrt(self.unet.config.in_channels // 3)
+        self.resolution = self.unet.config.sample_size * self._patch
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return super()._modules()
+
+    def _check_words(self, prompts: list[str]) -> None:
+        known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+        for prompt in prompts:
+            encoded = self.tokenizer(prompt, return_offsets_mapping=True)
+            for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
+                if token == self.tokenizer.unk_token_id:
+                    word = prompt[start:end]
+                    close = get_close_matches(word.lower(), known) or known
+                    raise ValueError(
+                        f'The toybox guide does not know the word "{word}" in "{prompt}". '
+                        f"Words it knows: {', '.join(close)}."
+                    )
+
+    def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
+        return pixel_unshuffle(resize(rgb, self.resolution) * 2 - 1, self._patch)
+
+    def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
+        return (pixel_shuffle(z, self._patch) / 2 + 0.5).clamp(0, 1)

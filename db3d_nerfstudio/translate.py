@@ -1,0 +1,102 @@
+"""Images out of a guide: from pure noise, or from another image (SDEdit, Meng et al. 2021, arXiv 2108.01073).
+
+Sampling is deterministic DDIM (Song et al. 2020, arXiv 2010.02502) by diffusers' own scheduler.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.distill import add_noise, guided_noise, standard_noise
+from db3d_nerfstudio.guides.base import DiffusionGuide
+
+if TYPE_CHECKING:
+    from diffusers import DDIMScheduler
+
+
+@torch.no_grad()
+def sample(
+    guide: DiffusionGuide,
+    text: Float[Tensor, "b n d"],
+    uncond: Float[Tensor, "b n d"],
+    *,
+    steps: int = 25,
+    guidance_scale: float = 5.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """New images of the prompts."""
+    size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
+    z = standard_noise((len(text), *size), guide.device, generator)
+    scheduler = _ddim(guide, steps)
+    return guide.decode(_denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale))
+
+
+@torch.no_grad()
+def translate(
+    guide: DiffusionGuide,
+    rgb: Float[Tensor, "b 3 h w"],
+    text: Float[Tensor, "b n d"],
+    uncond: Float[Tensor, "b n d"],
+    *,
+    strength: float,
+    steps: int = 25,
+    guidance_scale: float = 5.0,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "b 3 h2 w2"]:
+    """Images redrawn by the guide: noised up to `strength`, DreamBooth3D's t_pseudo as a fraction, then denoised.
+
+    As in diffusers, `steps` covers the whole schedule and `strength` of them are taken. Strength 0 returns what the
+    codec makes of the image, strength 1 forgets the image.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(
+            f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {strength}."
+        )
+    if strength == 1:
+        return sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator)
+    z = guide.encode(rgb)
+    taken = round(strength * steps)
+    if taken == 0:
+        return guide.decode(z)
+    scheduler = _ddim(guide, steps)
+    timesteps = scheduler.timesteps[-taken:]
+    z = add_noise(guide, z, timesteps[0].expand(len(z)), standard_noise(z.shape, guide.device, generator))
+    return guide.decode(_denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale))
+
+
+def _ddim(guide: DiffusionGuide, steps: int) -> DDIMScheduler:
+    """The guide's schedule, cut into `steps` that begin at its noisiest end."""
+    from diffusers import DDIMScheduler
+
+    abar = guide.alphas_cumprod.double().cpu()
+    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+    scheduler = DDIMScheduler(
+        num_train_timesteps=len(abar),
+        trained_betas=betas.tolist(),
+        prediction_type="epsilon",
+        timestep_spacing="trailing",
+        clip_sample=guide.z_bound is not None,
+        clip_sample_range=guide.z_bound or 1.0,
+    )
+    scheduler.set_timesteps(steps, device=guide.device)
+    return scheduler
+
+
+def _denoise(
+    guide: DiffusionGuide,
+    scheduler: DDIMScheduler,
+    timesteps: Tensor,
+    z: Float[Tensor, "b c h w"],
+    text: Float[Tensor, "b n d"],
+    uncond: Float[Tensor, "b n d"],
+    guidance_scale: float,
+) -> Float[Tensor, "b c h w"]:
+    for t in timesteps:
+        eps = guided_noise(guide, z, t.expand(len(z)), text, uncond, guidance_scale)
+        # Where the estimate of the clean z was clipped, the noise must be what is left, or both drift apart.
+        z = scheduler.step(eps, t, z, use_clipped_model_output=True).prev_sample
+    return z
