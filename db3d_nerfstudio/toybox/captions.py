@@ -1,0 +1,86 @@
+"""Captions: what a photo of a toy is called, and the vocabulary that this takes."""
+
+from numpy.random import Generator
+
+from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
+from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
+from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
+
+IDENTIFIERS = ("sks", "zwx", "ohwx", "xjy", "qvb", "pll", "hta", "olis")
+"""Rare identifier tokens: in the vocabulary, never in a training caption (DreamBooth 2208.12242, section 3.2)."""
+VIEWS = ("front", "side", "back", "overhead")
+BOUNDARY = 8.0
+"""Views this close to the edge of a view's sector are left unnamed, degrees: no one could tell."""
+MAX_TOKENS = 24
+"""Tokens of the longest caption, start and end included."""
+
+
+def view_word(azimuth: float, elevation: float) -> str:
+    """front, side, back or overhead; the convention of `db3d_nerfstudio.prompts`."""
+    if elevation > 60:
+        return "overhead"
+    azimuth = abs((azimuth + 180) % 360 - 180)
+    return "front" if azimuth <= 45 else "back" if azimuth >= 135 else "side"
+
+
+def is_clear_view(shot: Shot) -> bool:
+    """Whether a view's name is beyond doubt: not within `BOUNDARY` degrees of a sector's edge."""
+    azimuth = abs((shot.azimuth + 180) % 360 - 180)
+    if shot.elevation > 60:
+        return shot.elevation > 63
+    return shot.elevation < 57 and min(abs(azimuth - 45), abs(azimuth - 135)) > BOUNDARY
+
+
+def caption(traits: Traits, context: str | None = None, view: str | None = None) -> str:
+    """The full sentence: "a photo of a striped red dog sitting with blue ears wearing a green hat, side view"."""
+    words = ["a photo of a", traits.pattern, traits.main_color, traits.class_noun, traits.state]
+    if traits.accent_color:
+        words.append(f"with {traits.accent_color} {traits.accent_part}")
+    if traits.accessory:
+        verb = "with" if traits.accessory == "flag" else "wearing"
+        words.append(f"{verb} a {traits.accessory_color or ''} {traits.accessory}")
+    words.append(context)
+    text = " ".join(" ".join(word for word in words if word).split())
+    return f"{text}, {view} view" if view else text
+
+
+def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:
+    """A caption of the photo with words dropped at random, so that short prompts work too."""
+
+    def keep(word: str | None, chance: float) -> str | None:
+        return word if rng.random() < chance else None
+
+    heard = Traits(
+        traits.class_noun,
+        main_color=keep(traits.main_color, 0.75) or "",
+        accent_color=keep(traits.accent_color, 0.45) or "",
+        accent_part=traits.accent_part,
+        pattern=keep(traits.pattern, 0.8),
+        state=keep(traits.state, 0.75),
+        accessory=keep(traits.accessory, 0.85),
+        accessory_color=keep(traits.accessory_color, 0.8),
+    )
+    view = view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
+    return caption(heard, keep(shot.context, 0.85), keep(view, 0.85))
+
+
+def words() -> list[str]:
+    """Every word a caption or a prompt of the toybox may use, in a fixed order."""
+    grammar = "a photo of with wearing view the , on in at and an is toy".split()
+    parts = [kind.accent_part for kind in CLASSES.values()]
+    states = [kind.state for kind in CLASSES.values() if kind.state]
+    accessories = [name for kind in CLASSES.values() for name in kind.accessories]
+    contexts = [word for text in CONTEXTS for word in text.split()]
+    everything = [
+        *grammar,
+        *CLASSES,
+        *PALETTE,
+        *parts,
+        *states,
+        *accessories,
+        *PATTERNS,
+        *contexts,
+        *VIEWS,
+        *IDENTIFIERS,
+    ]
+    return list(dict.fromkeys(everything))

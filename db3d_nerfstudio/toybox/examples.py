@@ -1,0 +1,71 @@
+"""Example subjects: casual photos of a toy whose true shape is known.
+
+`python -m db3d_nerfstudio.toybox.examples --seed 7 --output photos/7` photographs any subject; the bundled one is in
+`examples/duck`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from db3d_nerfstudio.toybox.scene import Studio, draw_shot
+from db3d_nerfstudio.toybox.subjects import Subject, Traits, make_subject
+
+EXAMPLES = Path(__file__).parent / "examples"
+PHOTO_SIZE = 256
+"""Pixels of a photo's side: enough for a person to look at; the guide reads 64."""
+AZIMUTHS = (-62.0, -30.0, 4.0, 33.0, 60.0)
+"""Photos come from the front half only, as casual photos do; degrees."""
+DEFAULT_SEED = 20_000_001
+DEFAULT_TRAITS = Traits("duck", "blue", "yellow", "wings", accessory="hat", accessory_color="red")
+
+
+def default_subject() -> tuple[Path, str]:
+    """The bundled subject: the folder of its photos, and its prompt."""
+    return EXAMPLES / "duck", "a photo of a sks duck"
+
+
+def default_truth() -> Subject:
+    """The toy that the bundled photos show."""
+    return make_subject(DEFAULT_SEED, traits=DEFAULT_TRAITS)
+
+
+def photograph(subject: Subject, seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Image.Image]:
+    """Casual photos: another background, light and height each."""
+    rng = np.random.default_rng((seed, 3))
+    studio = Studio(subject)
+    shots = [draw_shot(rng, azimuth + rng.uniform(-6, 6), float(rng.uniform(2, 35))) for azimuth in azimuths]
+    return [Image.fromarray(studio.photograph(shot, PHOTO_SIZE)) for shot in shots]
+
+
+@dataclass
+class PhotographConfig:
+    """Photograph the toy of a seed."""
+
+    output: Path
+    """Folder for the photos; made if needed."""
+    seed: int | None = None
+    """The toy's seed; unset, the bundled toy."""
+    class_noun: str | None = None
+    """Kind of toy; unset, the seed decides."""
+
+
+def main(config: PhotographConfig) -> None:
+    """Write the photos and print the command that uses them."""
+    seed = DEFAULT_SEED if config.seed is None else config.seed
+    subject = default_truth() if config.seed is None else make_subject(seed, config.class_noun)
+    config.output.mkdir(parents=True, exist_ok=True)
+    for index, photo in enumerate(photograph(subject, seed)):
+        photo.save(config.output / f"{index:02d}.png", optimize=True)
+    prompt = f"a photo of a sks {subject.traits.class_noun}"
+    print(f'ns-train dreambooth3d-toybox --data {config.output} --prompt "{prompt}"')
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(PhotographConfig))

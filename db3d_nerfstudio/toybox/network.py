@@ -1,0 +1,84 @@
+"""The embedded text-to-image model: its parts, untrained, in diffusers' layout.
+
+Images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where convolutions run near a CPU's full speed.
+The network predicts the clean image ("sample"): on such patches the prediction of noise or v leaves noise in the samples.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
+
+if TYPE_CHECKING:
+    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, PreTrainedTokenizerFast
+
+PATCH = 4
+"""Pixels of a patch's side."""
+GRID = 16
+"""Patches of an image's side."""
+TEXT_WIDTH = 128
+"""Width of the text embeddings."""
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word: the captions' vocabulary and the identifiers."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *words()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        model_max_length=MAX_TOKENS,
+    )  # fmt: skip
+
+
+def make_text_encoder() -> CLIPTextModel:
+    """A two-layer transformer over the words, trained with the UNet."""
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(SPECIAL) + len(words()), hidden_size=TEXT_WIDTH, intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=MAX_TOKENS,
+            projection_dim=TEXT_WIDTH, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+
+
+def make_unet() -> UNet2DConditionModel:
+    """5.7 M parameters; attention to the text on the 8 x 8 and 4 x 4 grids."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=GRID, in_channels=3 * PATCH**2, out_channels=3 * PATCH**2, block_out_channels=(64, 96, 128),
+        layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    return unet.to(memory_format=torch.channels_last)
+
+
+def make_scheduler() -> DDPMScheduler:
+    """The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False)
+
+
+def save_guide(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
+    """Write the model as `ToyboxGuide` reads it."""
+    unet.save_pretrained(folder / "unet")
+    text_encoder.save_pretrained(folder / "text_encoder")
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    make_scheduler().save_pretrained(folder / "scheduler")

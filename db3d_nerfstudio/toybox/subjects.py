@@ -1,0 +1,111 @@
+"""Subjects: one procedural toy per seed, with the words that describe it.
+
+The same subject can be photographed from any camera (`scene.py`) and exported as a mesh: it is the ground truth.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import trimesh
+from jaxtyping import Float
+from numpy import ndarray
+from numpy.random import Generator
+
+from db3d_nerfstudio.toybox.shapes import Part, normalise, pattern_mask
+from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE, Color, ToyBuilder, add_accessory
+
+PATTERNS = ("striped", "spotted")
+CLASS_NOUNS = tuple(CLASSES)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a caption can say of a subject."""
+
+    class_noun: str
+    main_color: str
+    accent_color: str
+    accent_part: str
+    """The word for what wears the accent colour: "ears", "roof", "wings", ..."""
+    pattern: str | None = None
+    state: str | None = None
+    """A pose or state: "sitting", "open", ..."""
+    accessory: str | None = None
+    accessory_color: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A toy: its traits and its parts, inside the unit sphere, facing +x."""
+
+    traits: Traits
+    parts: tuple[Part, ...]
+
+    def mesh(self) -> trimesh.Trimesh:
+        """One coloured mesh of all parts (vertex colours; patterns are sampled at the vertices)."""
+        meshes = []
+        for part in self.parts:
+            mesh = part.mesh.copy()
+            if part.pattern is not None:
+                mesh = mesh.subdivide().subdivide()
+            colors = surface_color(part, mesh.vertices)
+            mesh.visual.vertex_colors = (np.c_[colors, np.ones(len(colors))] * 255).round().astype(np.uint8)
+            meshes.append(mesh)
+        return trimesh.util.concatenate(meshes)
+
+
+def surface_color(part: Part, points: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:
+    """Albedo of a part at points on its surface (scene units)."""
+    if part.pattern is None or part.pattern_color is None:
+        return np.broadcast_to(part.color, points.shape)
+    mask = pattern_mask(part.pattern, points)[:, None]
+    return part.color * (1 - mask) + part.pattern_color * mask
+
+
+def draw_traits(rng: Generator, class_noun: str | None = None) -> Traits:
+    """Random traits; main and accent colours differ, so do accessory and main colour.
+
+    Raises:
+        ValueError: the class noun is not in `CLASS_NOUNS`.
+    """
+    class_noun = str(rng.choice(CLASS_NOUNS)) if class_noun is None else class_noun
+    if class_noun not in CLASSES:
+        raise ValueError(f"unknown class noun {class_noun!r}; the toybox knows {', '.join(CLASS_NOUNS)}")
+    kind = CLASSES[class_noun]
+    main, accent, extra = rng.choice(list(PALETTE), 3, replace=False)
+    accessory = str(rng.choice(kind.accessories)) if kind.accessories and rng.random() < 0.3 else None
+    return Traits(
+        class_noun=class_noun,
+        main_color=str(main),
+        accent_color=str(accent),
+        accent_part=kind.accent_part,
+        pattern=str(rng.choice(PATTERNS)) if rng.random() < 0.2 else None,
+        state=kind.state if kind.state is not None and rng.random() < 0.35 else None,
+        accessory=accessory,
+        accessory_color=str(extra) if accessory else None,
+    )
+
+
+def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None = None) -> Subject:
+    """The subject of a seed: same seed, same toy. Traits may be given; the shape is still the seed's.
+
+    Raises:
+        ValueError: unknown class noun.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = draw_traits(rng, class_noun if traits is None else traits.class_noun)
+    traits = drawn if traits is None else traits
+
+    def tone(name: str | None) -> Color:
+        return np.clip(np.array(PALETTE[name or "white"]) + rng.normal(0, 0.03, 3), 0.02, 1.0)
+
+    builder = ToyBuilder(rng, tone(traits.main_color), tone(traits.accent_color), traits.state)
+    CLASSES[traits.class_noun].build(builder)
+    if traits.accessory is not None:
+        add_accessory(builder, traits.accessory, tone(traits.accessory_color))
+    painted = builder.accent
+    parts = [
+        Part(mesh, color, traits.pattern, painted) if is_main and traits.pattern else Part(mesh, color)
+        for mesh, color, is_main in builder.parts
+    ]
+    return Subject(traits, tuple(normalise(parts)))

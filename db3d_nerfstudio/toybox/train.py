@@ -1,0 +1,206 @@
+"""Train the embedded guide: `python -m db3d_nerfstudio.toybox.train`.
+
+Photographs the toys first, then trains UNet and text encoder together from words to pixels. Killed at any moment, the
+same command goes on from the last checkpoint. The average weights (EMA) are written to `output/guide`, which
+`ToyboxGuideConfig.model` can name, with a sheet of samples beside them.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from db3d_nerfstudio.toybox import network
+from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, DatasetConfig, Pictures, load_dataset, make_dataset
+
+SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
+                 "a photo of a blue robot", "a photo of a striped green mug", "a photo of a pink chair")  # fmt: skip
+
+
+@dataclass
+class TrainConfig:
+    """The training recipe of the embedded guide."""
+
+    output: Path = Path("outputs/toybox")
+    """Folder of the checkpoint, the finished guide and the sample sheets."""
+    data: DatasetConfig = field(default_factory=DatasetConfig)
+    """The pictures."""
+    start_from: Path | None = None
+    """Folder of a finished guide to go on from; unset, from random weights."""
+    num_images: int = 1_000_000
+    """Images seen in all, repeats included."""
+    batch_size: int = 32
+    """Images a step."""
+    learning_rate: float = 1e-3
+    """Peak of AdamW's rate: reached after 200 steps, falls to 2 % over the last `cooldown` of the training."""
+    cooldown: float = 0.4
+    """Share of the training over which the rate falls."""
+    max_weight: float = 5.0
+    """Bound on the weight 1 / (1 - alpha_bar) of an image in the loss."""
+    unconditional: float = 0.1
+    """Share of images trained without a caption, for classifier-free guidance."""
+    ema_decay: float = 0.999
+    """Highest decay of the average of the weights."""
+    minutes_per_checkpoint: float = 4.0
+    """How much work a kill may cost."""
+    threads: int | None = None
+    """CPU threads; unset, torch's choice."""
+    seed: int = 0
+    """Of the initial weights and of everything drawn."""
+
+
+def rate_at(progress: float, step: int, config: TrainConfig) -> float:
+    """The learning rate: linear warm-up, constant, linear fall."""
+    fall = min(1.0, (1 - progress) / config.cooldown)
+    return config.learning_rate * min(1.0, (step + 1) / 200) * max(0.02, fall)
+
+
+class Trainer:
+    """The model under training, its average, and where it stands."""
+
+    def __init__(self, config: TrainConfig):
+        from diffusers.training_utils import EMAModel
+
+        torch.manual_seed(config.seed)
+        self.config, self.step = config, 0
+        if config.start_from is None:
+            self.unet, self.text_encoder = network.make_unet(), network.make_text_encoder()
+        else:
+            self.unet, self.text_encoder = read_guide(config.start_from)
+        self.alphas_cumprod = network.make_scheduler().alphas_cumprod
+        self.modules = torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
+        self.optimizer = torch.optim.AdamW(self.modules.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+        self.ema = EMAModel(self.modules.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
+        self._checkpoint = config.output / "checkpoint.pt"
+        if self._checkpoint.exists():
+            self._load()
+
+    @property
+    def num_steps(self) -> int:
+        return self.config.num_images // self.config.batch_size
+
+    def train_step(self, images: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b n"]) -> float:
+        """One step on images in [-1, 1] and their captions; the weighted loss of the clean image."""
+        z = torch.nn.functional.pixel_unshuffle(images, network.PATCH).contiguous(memory_format=torch.channels_last)
+        noise, t = torch.randn_like(z), torch.randint(len(self.alphas_cumprod), (len(z),))
+        abar = self.alphas_cumprod[t][:, None, None, None]
+        z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
+        weight = (1 / (1 - abar)).clamp(max=self.config.max_weight)
+        text = self.text_encoder(tokens).last_hidden_state
+        loss = (weight * (self.unet(z_t, t, text).sample - z).square()).mean()
+        if not loss.isfinite():
+            raise FloatingPointError(f"The loss of step {self.step} is {loss}: lower --learning-rate.")
+        self.optimizer.param_groups[0]["lr"] = rate_at(self.step / self.num_steps, self.step, self.config)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+        self.optimizer.step()
+        self.ema.step(self.modules.parameters())
+        self.step += 1
+        return loss.item()
+
+    def save(self) -> None:
+        """Write the training state, then the averaged guide; each appears whole or not at all."""
+        state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict(),
+                 "ema": self.ema.state_dict(), "step": self.step}  # fmt: skip
+        temporary = self._checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        os.replace(temporary, self._checkpoint)
+        self.ema.store(self.modules.parameters())
+        self.ema.copy_to(self.modules.parameters())
+        network.save_guide(self.config.output / "guide", self.unet, self.text_encoder)
+        self.ema.restore(self.modules.parameters())
+
+    def _load(self) -> None:
+        state = torch.load(self._checkpoint, weights_only=True)
+        self.modules.load_state_dict(state["modules"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.step = state["step"]
+
+
+def read_guide(folder: Path):
+    """UNet and text encoder of a saved guide."""
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet").to(memory_format=torch.channels_last)
+    return unet, CLIPTextModel.from_pretrained(folder / "text_encoder")
+
+
+def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
+    """All captions of all images as token ids."""
+    texts = [text for captions in pictures.captions for text in captions]
+    ids = network.make_tokenizer()(texts, padding="max_length", return_tensors="pt").input_ids
+    return ids.reshape(len(pictures.captions), CAPTIONS_PER_IMAGE, -1)
+
+
+def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], empty: Int[Tensor, " w"], config: TrainConfig):
+    """Random images, mirrored half of the time (no caption says left or right), each with one of its captions."""
+    indices = torch.randint(len(tokens), (config.batch_size,))
+    images = torch.from_numpy(pictures.images[indices.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    mirrored = torch.rand(len(images)) < 0.5
+    images[mirrored] = images[mirrored].flip(-1)
+    chosen = tokens[indices, torch.randint(tokens.shape[1], (len(images),))]
+    chosen[torch.rand(len(images)) < config.unconditional] = empty
+    return images, chosen
+
+
+def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
+    """Samples of a few prompts (rows) from the four views, two each (columns)."""
+    from torchvision.utils import save_image
+
+    from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+    from db3d_nerfstudio.prompts import view_prompts
+    from db3d_nerfstudio.translate import sample
+
+    guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
+    prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values() for _ in range(2)]
+    with torch.no_grad():
+        text, uncond = guide.embed(prompts), guide.embed([""]).expand(len(prompts), -1, -1)
+    generator = torch.Generator().manual_seed(seed)
+    save_image(sample(guide, text, uncond, guidance_scale=4.0, generator=generator), path, nrow=8, padding=0)
+
+
+def main(config: TrainConfig) -> None:
+    """Photograph, train, sample."""
+    import time
+
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config.output.mkdir(parents=True, exist_ok=True)
+    pictures = load_dataset(make_dataset(config.data))
+    tokens = tokenize(pictures)
+    empty = network.make_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
+    trainer = Trainer(config)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn()
+    last_save, losses = time.monotonic(), []
+    with Progress(*columns) as progress, open(config.output / "log.txt", "a") as log:
+        task = progress.add_task("Training the guide", total=trainer.num_steps, completed=trainer.step, status="")
+        while trainer.step < trainer.num_steps:
+            torch.manual_seed((config.seed << 32) + trainer.step)  # A resumed run draws what the unbroken one would.
+            losses.append(trainer.train_step(*draw_batch(pictures, tokens, empty, config)))
+            if trainer.step % 100 == 0:
+                status = f"{trainer.step * config.batch_size / 1000:.0f}k images, loss {sum(losses) / len(losses):.4f}"
+                progress.update(task, completed=trainer.step, status=status)
+                log.write(f"{time.strftime('%H:%M:%S')} {status}\n")
+                log.flush()
+                losses.clear()
+            if time.monotonic() - last_save > 60 * config.minutes_per_checkpoint or trainer.step == trainer.num_steps:
+                trainer.save()
+                sample_sheet(config.output / "guide", config.output / "samples.png")
+                last_save = time.monotonic()
+    print(f"The guide is in {config.output / 'guide'}; look at {config.output / 'samples.png'}.")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(TrainConfig))
