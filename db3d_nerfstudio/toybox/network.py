@@ -1,7 +1,7 @@
 """The embedded text-to-image model: its parts, untrained, in diffusers' layout.
 
-Images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where convolutions run near a CPU's full speed.
-The network predicts the clean image ("sample"): on such patches the prediction of noise or v leaves noise in the samples.
+Images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its full speed.
+The network predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the samples.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Parts: coloured primitives, the bricks that every toy is built of.
 
-Convention of the whole project: +x is the subject's front, +y its left, z is up. Lengths are free; `normalise` scales the
-finished toy into the unit sphere.
+Convention of the whole project: +x is the subject's front, +y its left, z is up. Lengths are free; `normalise` scales
+the finished toy into the unit sphere.
 """
 
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """Toys: how every class of the embedded world is put together from primitives.
 
-Every class has an unmistakable front and back: faces and tails, headlights and tail lights, a spout and a handle, a door
-and a bare wall. Builders work in free units around the origin; `subjects.make_subject` scales the result.
+Every class has an unmistakable front and back: faces and tails, headlights and tail lights, a spout and a handle, a
+door and a bare wall. Builders work in free units around the origin; `subjects.make_subject` scales the result.
 """
 
 from collections.abc import Callable
