@@ -1,0 +1,50 @@
+"""Cameras without poses: the photos have none, so the scene is seen by virtual cameras on an orbit around it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserConfig, DataparserOutputs
+from nerfstudio.data.scene_box import SceneBox
+
+from db3d_nerfstudio.cameras import Views, orbit_cameras
+
+
+@dataclass
+class DreamBooth3DDataParserConfig(DataParserConfig):
+    """The photos folder, and the orbit on which the pseudo views are taken."""
+
+    _target: type = field(default_factory=lambda: DreamBooth3DDataParser)
+    num_views: int = 20
+    """Number of pseudo views, evenly spaced in azimuth from the front (the paper's 20)."""
+    elevation: float = 20.0
+    """Height of the orbit above the horizon, in degrees."""
+    radius: float = 3.05
+    """Distance of the orbit's cameras from the origin; the subject lies inside the unit sphere."""
+    fov: float = 40.0
+    """Vertical field of view of the orbit's cameras, in degrees."""
+    resolution: int = 64
+    """Side of a pseudo view, in pixels."""
+    pseudo_views: Path | None = None
+    """Folder of the pseudo views; the trainer sets it to the one in the run folder."""
+
+    def orbit(self) -> tuple[Cameras, Views]:
+        """The cameras of the pseudo views, and where they stand."""
+        return orbit_cameras(self.num_views, self.elevation, self.radius, self.fov, self.resolution)
+
+
+@dataclass
+class DreamBooth3DDataParser(DataParser):
+    """Orbit cameras, with the pseudo views as their images from the moment that these exist."""
+
+    config: DreamBooth3DDataParserConfig
+
+    def _generate_dataparser_outputs(self, split: str = "train") -> DataparserOutputs:
+        folder = (self.config.pseudo_views or Path("pseudo_views")) / "images"
+        cameras, _ = self.config.orbit()
+        return DataparserOutputs(
+            image_filenames=[folder / f"{i:03d}.png" for i in range(len(cameras))],
+            cameras=cameras,
+            scene_box=SceneBox(aabb=torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])),
+        )

@@ -1,0 +1,293 @@
+"""The work between the phases, as one readable method: `PhaseRunner.enter`.
+
+Every result is a file in the run folder, made once:
+
+    RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
+    RUN/dreambooth/partial/       D_partial, and beside it full/ and multiview/: the fine-tuned guides in diffusers' format
+    RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
+    RUN/pseudo_views/             its renders, translated into the subject
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.datamanager import DreamBooth3DDataManager
+from db3d_nerfstudio.dreambooth import class_images, finetune
+from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
+from db3d_nerfstudio.photos import load_photos, photos_digest
+from db3d_nerfstudio.progress import announce, progress_bar
+from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
+from db3d_nerfstudio.pseudo_views import in_chunks, load_pseudo_views, render, save_pseudo_views
+from db3d_nerfstudio.translate import translate
+from db3d_nerfstudio.workspace import Workspace
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.base import DiffusionGuide
+    from db3d_nerfstudio.model import DreamBooth3DModel
+    from db3d_nerfstudio.trainer import DreamBooth3DTrainer
+
+INITIAL = "initial"
+"""The folder of the initial NeRF in the run folder."""
+
+
+class PhaseRunner:
+    """Puts guide, data and model into the state that a phase trains in, making first what the run folder does not have.
+
+    Its only memory, which phase was entered last, is a cache: entering again changes nothing.
+    """
+
+    def __init__(self, config: PhasesConfig, trainer: DreamBooth3DTrainer) -> None:
+        self.config = config
+        self.trainer = trainer
+        self.workspace = Workspace(trainer.config.run_folder())
+        self.seed = trainer.config.machine.seed
+        self._entered: PhaseName | None = None
+
+    def before_step(self, step: int) -> None:
+        """The callback before every training iteration; all that it does is a function of the step and of files."""
+        self.trainer.save_if_due(step - 1)
+        phase = phase_at(self.config, step)
+        if phase.name != self._entered:
+            with one_line(FloatingPointError):
+                self.enter(phase, step)
+            self._entered = phase.name
+        seed_everything(self.seed, step)
+        if phase.name == "final" and step == phase.start:
+            self._start_second_nerf()
+        self.model.set_progress(phase.progress)
+        self.datamanager.progress = phase.progress
+
+    def enter(self, phase: Phase, step: int) -> None:
+        """Find or make everything that the phase builds on, and hand it to the model and the data manager."""
+        self._check_guide()
+        if phase.name == "initial":
+            announce("Stage 1/3 initial: DreamBooth on the photos (partial), then the initial NeRF")
+            self._use(self._partial())
+            return
+        if step == phase.start:
+            self.trainer.save_checkpoint(step - 1)  # What follows takes minutes, and nothing before it must be lost.
+        initial = self._initial_nerf(phase, step)
+        pseudo_views = self._pseudo_views(initial)
+        announce("Stage 3/3 final: DreamBooth on photos and pseudo views (multiview), then the final NeRF")
+        self._use(self._multiview(pseudo_views))
+        seed_everything(self.seed, phase.start)  # The data manager caches its images in a random order.
+        self.datamanager.load_pseudo_views()
+
+    # What the phases are made of.
+
+    def _partial(self) -> Path | None:
+        photos = self.photos
+        prompts = [self.subject.instance_prompt] * len(photos)
+        return self._finetuned("partial", self.config.partial_steps, None, photos, prompts, {})
+
+    def _full(self) -> Path | None:
+        photos = self.photos
+        prompts = [self.subject.instance_prompt] * len(photos)
+        return self._finetuned("full", self.config.full_steps, None, photos, prompts, {})
+
+    def _multiview(self, pseudo_views: Path) -> Path | None:
+        """D_partial, trained further on photos and pseudo views; the latter say which side they show."""
+        _, views = self.datamanager.config.dataparser.orbit()
+        named = view_prompts(self.model.config.prompt)
+        sides = [named[VIEW_NAMES[i]] for i in view_weights(views, interpolate=False).argmax(-1).tolist()]
+        photos = self.photos
+        images = torch.cat([photos, _resized(load_pseudo_views(pseudo_views), photos.shape[-1])])
+        prompts = [self.subject.instance_prompt] * len(photos) + sides
+        recipe = {"pseudo_views": self._pseudo_views_recipe()}
+        return self._finetuned("multiview", self.config.multiview_steps, self._partial(), images, prompts, recipe)
+
+    def _finetuned(
+        self,
+        name: str,
+        steps: int,
+        start: Path | None,
+        images: Float[Tensor, "n 3 h w"],
+        prompts: list[str],
+        recipe: dict[str, Any],
+    ) -> Path | None:
+        """The folder of a fine-tuned guide, or the one it starts from if there is nothing to tune."""
+        if steps == 0:
+            return start
+
+        def make(path: Path) -> None:
+            prior = self.class_images if self.config.dreambooth.prior_weight > 0 else None
+            self.guide.load(start)
+            with self.model.guide_context(), progress_bar(f"DreamBooth {name}", steps) as progress:
+                losses = finetune(
+                    self.guide,
+                    images,
+                    prompts,
+                    prior,
+                    self.subject.class_prompt,
+                    steps=steps,
+                    config=self.config.dreambooth,
+                    seed=self.seed,
+                    progress=progress,
+                )
+            self.guide.save(path)
+            (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
+
+        recipe = {"start": start and start.name, "steps": steps, "prompts": prompts, **self._base_recipe(), **recipe}
+        return self.workspace.once(f"dreambooth/{name}", recipe, make)
+
+    def _initial_nerf(self, phase: Phase, step: int) -> Path:
+        """The initial NeRF as a small run of its own, which every ns-* tool opens."""
+
+        def make(path: Path) -> None:
+            if step != phase.start:
+                raise UserError(f"{INITIAL}/ is gone from the run folder and cannot be made again: use --resume False")
+            config = copy.deepcopy(self.trainer.config)
+            config.load_dir = None
+            config.relative_model_dir = Path(INITIAL, "nerfstudio_models")
+            (path / "config.yml").write_text(yaml.dump(config), "utf8")
+            (path / "nerfstudio_models").mkdir()
+            state = {"step": step - 1, "pipeline": self.trainer.pipeline.state_dict()}
+            torch.save(state, path / "nerfstudio_models" / f"step-{step - 1:09d}.ckpt")
+
+        return self.workspace.once(INITIAL, {"steps": self.config.initial.steps}, make)
+
+    def _pseudo_views(self, initial: Path) -> Path:
+        """Renders of the initial NeRF, noised up to t_pseudo and denoised by D_full, each view by itself."""
+
+        def make(path: Path) -> None:
+            announce(
+                "Stage 2/3 pseudo_views: DreamBooth on the photos (full), then the initial NeRF's renders translated"
+            )
+            full = self._full()
+            cameras, views = self.datamanager.config.dataparser.orbit()
+            with self._showing(initial):
+                renders = render(self.model, cameras)
+            self.guide.load(full)
+            bank = PromptBank(self.guide, self.model.config.prompt, self.model.config.negative_prompt)
+            text, uncond = bank.text(views), bank.uncond(len(renders))
+            generator = torch.Generator(self.guide.device).manual_seed(self.seed)
+            config = self.config.pseudo_views
+            with self.model.guide_context(), progress_bar("Pseudo views", len(renders)) as progress:
+
+                def translated(rgb: Float[Tensor, "c 3 h w"], part: slice) -> Float[Tensor, "c 3 ht wt"]:
+                    result = translate(
+                        self.guide,
+                        rgb.to(self.guide.device),
+                        text[part],
+                        uncond[part],
+                        strength=config.strength,
+                        guidance_scale=config.guidance_scale,
+                        steps=config.sample_steps,
+                        generator=generator,
+                    )
+                    progress(min(part.stop, len(renders)))
+                    return result
+
+                images = in_chunks(translated, renders, config.chunk)
+            save_pseudo_views(path, cameras, self.photos, renders.cpu(), images.cpu())
+
+        return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
+
+    def _start_second_nerf(self) -> None:
+        """The paper's final NeRF is a second one: fresh weights in the same parameters, and optimizers that forget."""
+        self.model.reset_field()
+        self.trainer.optimizers.zero_grad_all()
+        for optimizer in self.trainer.optimizers.optimizers.values():
+            optimizer.state.clear()
+
+    # What these need.
+
+    @property
+    def model(self) -> DreamBooth3DModel:
+        """The NeRF in training."""
+        return self.trainer.pipeline.model
+
+    @property
+    def guide(self) -> DiffusionGuide:
+        """The diffusion model, loaded on first use."""
+        return self.model.guide
+
+    @property
+    def datamanager(self) -> DreamBooth3DDataManager:
+        """The source of batches."""
+        return self.trainer.pipeline.datamanager
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What the photos show."""
+        return parse_subject(self.model.config.prompt, self.config.identifier, self.config.class_noun)
+
+    @cached_property
+    def photos(self) -> Float[Tensor, "n 3 h w"]:
+        """The subject's photos at the guide's resolution, on the guide's device."""
+        return load_photos(self.datamanager.config.data, self.guide.resolution).to(self.guide.device)
+
+    @cached_property
+    def class_images(self) -> Float[Tensor, "m 3 h w"]:
+        """Samples of the class by the guide as it came, for prior preservation."""
+        folder, config = self.workspace.root / "class_images", self.config.dreambooth
+        with self.model.guide_context(), progress_bar("Class images", config.num_class_images) as progress:
+            return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        self.guide.load(None)
+        return self.guide.fingerprint()
+
+    def _check_guide(self) -> None:
+        """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
+        with one_line(ValueError, ImportError):
+            prompts = [self.subject.class_prompt, *view_prompts(self.subject.instance_prompt).values()]
+            with torch.no_grad():
+                self.guide.embed([*prompts, self.model.config.prompt])
+
+    def _use(self, weights: Path | None) -> None:
+        self.guide.load(weights)
+        self.model.load_prompts()
+
+    @contextmanager
+    def _showing(self, initial: Path) -> Iterator[None]:
+        """The model with the initial NeRF's weights for a while, whatever it holds now."""
+        present = {name: value.clone() for name, value in self.model.state_dict().items()}
+        (checkpoint,) = (initial / "nerfstudio_models").iterdir()
+        self.trainer.pipeline.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"])
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(present)
+
+    def _base_recipe(self) -> dict[str, Any]:
+        dreambooth = asdict(self.config.dreambooth)
+        return {
+            "photos": photos_digest(self.datamanager.config.data),
+            "guide": self._fingerprint,
+            "class_prompt": self.subject.class_prompt,
+            "dreambooth": {key: value for key, value in dreambooth.items() if key != "_target"},
+            "seed": self.seed,
+        }
+
+    def _pseudo_views_recipe(self) -> dict[str, Any]:
+        config = asdict(self.config.pseudo_views)
+        orbit = self.datamanager.config.dataparser
+        cameras = {key: getattr(orbit, key) for key in ("num_views", "elevation", "radius", "fov", "resolution")}
+        return {
+            "prompt": self.model.config.prompt,
+            "initial_steps": self.config.initial.steps,
+            "full_steps": self.config.full_steps,
+            **config,
+            "cameras": cameras,
+            **self._base_recipe(),
+        }
+
+
+def _resized(rgb: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 s s"]:
+    return torch.nn.functional.interpolate(rgb, (side, side), mode="bilinear", antialias=True)

@@ -1,0 +1,59 @@
+"""The subject's photos: a folder of a few casual pictures, without poses."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from db3d_nerfstudio.errors import UserError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def photo_paths(folder: Path) -> list[Path]:
+    """The image files of a folder in the order of their names; other files are left alone."""
+    if not folder.is_dir():
+        raise UserError(f"no photos folder at {folder}: give --data a folder with 3 to 6 photos of the subject")
+    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise UserError(f"no photos in {folder}: put 3 to 6 photos of the subject there ({', '.join(SUFFIXES)})")
+    return paths
+
+
+def load_photo(path: Path, resolution: int) -> Image.Image:
+    """A photo upright, on white where transparent, its central square resized to `resolution` pixels."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the photo {path} ({error}): replace or remove it") from None
+    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
+
+
+def load_photos(folder: Path, resolution: int) -> Float[Tensor, "n 3 h w"]:
+    """All photos of a folder, in [0, 1]."""
+    return torch.stack([image_to_tensor(load_photo(path, resolution)) for path in photo_paths(folder)])
+
+
+def photos_digest(folder: Path) -> str:
+    """A fingerprint of the photos' bytes in order: a changed or renamed photo is another subject."""
+    digest = hashlib.sha256()
+    for path in photo_paths(folder):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    """An 8-bit RGB image in [0, 1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def tensor_to_image(rgb: Float[Tensor, "3 h w"]) -> Image.Image:
+    """Colours in [0, 1] as an 8-bit RGB image, rounded to the nearest value."""
+    values = (rgb.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,86 @@
+"""Run folders: which command they are the run of, how far they got, and what can be done with them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
+
+# Settings that say where, when and how closely a run is watched, and not what comes out of it.
+_INCIDENTAL = {
+    *("timestamp", "output_dir", "vis", "viewer", "logging", "machine", "project_name", "resume", "data", "prompt"),
+    *("load_dir", "load_step", "load_config", "load_checkpoint", "start_paused", "log_gradients", "max_num_iterations"),
+    *("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image", "steps_per_eval_all_images"),
+    *("save_only_latest_checkpoint", "example"),
+}
+_held_locks: dict[Path, Any] = {}
+
+
+def read_config(run: Path) -> TrainerConfig | None:
+    """The config of a run; None if there is none, or if another version of the program wrote it."""
+    try:
+        config = yaml.load((run / "config.yml").read_text("utf8"), Loader=yaml.Loader)
+    except (OSError, yaml.YAMLError, AttributeError, ImportError, TypeError):
+        return None
+    return config if isinstance(config, TrainerConfig) else None
+
+
+def settings(config: TrainerConfig) -> dict[str, Any]:
+    """Everything in a config that decides the result of a run."""
+    values = dataclasses.asdict(config)
+    values["pipeline"]["datamanager"]["dataparser"].pop("pseudo_views", None)
+    decisive = {key: value for key, value in values.items() if key not in _INCIDENTAL}
+    return {**decisive, "seed": config.machine.seed}
+
+
+def same_settings(config: TrainerConfig, run: Path) -> bool:
+    """Whether a run was started by a command that comes to the same."""
+    other = read_config(run)
+    try:
+        return other is not None and settings(other) == settings(config)
+    except (AttributeError, KeyError):  # A config of an older version lacks fields.
+        return False
+
+
+def subject_of(run: Path) -> tuple[Path, str] | None:
+    """Photos folder and prompt of a run."""
+    config = read_config(run)
+    return config and (config.pipeline.datamanager.data, config.pipeline.model.prompt)
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step of the newest checkpoint in a folder, -1 if there is none."""
+    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.ckpt")), default=-1)
+
+
+def try_lock(run: Path) -> bool:
+    """Make the run this process's own until it ends, however it ends; False if it is another's."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no lock, and no protection.
+        return True
+    if run not in _held_locks:
+        handle = (run / ".lock").open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.close()
+            return False
+        _held_locks[run] = handle
+    return True
+
+
+def next_commands(run: Path) -> list[tuple[str, str]]:
+    """What to do with a finished run: commands that work without a guide and without a GPU."""
+    config = f"--load-config {run / 'config.yml'}"
+    mesh = "--downscale-factor 1 --resolution 128 --texture-method tsdf"
+    video = "--rendered-output-names rgb --radius 1 --seconds 4"
+    return [
+        ("look at it", f"ns-viewer {config}"),
+        ("a mesh", f"ns-export tsdf {config} --output-dir {run / 'mesh'} {mesh}"),
+        ("a turntable", f"ns-render spiral {config} --output-path {run / 'turntable.mp4'} {video}"),
+        ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
+        ("the initial NeRF", f"ns-viewer --load-config {run / 'initial' / 'config.yml'}"),
+        ("the pseudo views", f"open {run / 'pseudo_views' / 'contact_sheet.png'}"),
+    ]

@@ -1,0 +1,41 @@
+"""The reference method: DreamBooth3D with a Stable Diffusion guide and the paper's published numbers."""
+
+import torch
+from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.engine.optimizers import AdamOptimizerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.datamanager import DreamBooth3DDataManagerConfig
+from db3d_nerfstudio.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.ffmpeg import make_ffmpeg_findable
+from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+make_ffmpeg_findable()  # Every ns-* command imports the presets; ns-render wants ffmpeg on PATH.
+
+
+def make_config() -> DreamBooth3DTrainerConfig:
+    """What all methods of this package start from."""
+    return DreamBooth3DTrainerConfig(
+        method_name="dreambooth3d",
+        machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
+        viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
+        vis="viewer",
+        steps_per_save=100,
+        mixed_precision=False,
+        # One step of the optimizer for two micro-steps: two views for the guide, or one and pixels of the pseudo views.
+        gradient_accumulation_steps={"encodings": 2, "networks": 2},
+        optimizers={
+            "encodings": {"optimizer": AdamOptimizerConfig(lr=0.03, eps=1e-15), "scheduler": None},
+            "networks": {"optimizer": AdamOptimizerConfig(lr=0.005, eps=1e-15), "scheduler": None},
+        },
+        pipeline=DreamBooth3DPipelineConfig(
+            datamanager=DreamBooth3DDataManagerConfig(dataparser=DreamBooth3DDataParserConfig()),
+            model=DreamBooth3DModelConfig(guide=StableDiffusionGuideConfig()),
+        ),
+    )
+
+
+method = MethodSpecification(make_config(), description="DreamBooth3D (arXiv 2303.13508) with Stable Diffusion.")
