@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.sampling import Samples, before
+from db3d_nerfstudio.sampling import Samples
 
 __all__ = ["distortion_loss", "entropy_loss", "opacity_loss", "orientation_loss"]
 
@@ -40,6 +40,7 @@ def distortion_loss(weights: Float[Tensor, " s"], samples: Samples) -> Float[Ten
     The pairs are `2 sum_i w_i (m_i W_i - M_i)` with W and M the sums of w and w m in front of sample i (2206.05085).
     """
     mids, lengths = samples.mids, samples.ends - samples.starts
-    between = 2 * weights * (mids * before(weights, samples.rays) - before(weights * mids, samples.rays))
+    mass, moment = samples.before(torch.stack([weights, weights * mids], -1)).unbind(-1)
+    between = 2 * weights * (mids * mass - moment)
     within = weights.square() * lengths / 3
     return (between + within).sum() / samples.num_rays

@@ -25,7 +25,7 @@ from db3d_nerfstudio.field import FieldConfig, GridFieldConfig
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
 from db3d_nerfstudio.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
 from db3d_nerfstudio.prompts import PromptBank
-from db3d_nerfstudio.sampling import RADIUS, OccupancySamplerConfig, Samples, accumulate
+from db3d_nerfstudio.sampling import RADIUS, OccupancySamplerConfig, Samples
 from db3d_nerfstudio.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
 
 MAX_EMPTY_RENDERS = 20
@@ -154,7 +154,7 @@ class DreamBooth3DModel(Model):
         density, albedo = self.field.density_and_albedo(samples.positions(ray_bundle))
         weights = samples.weights(density)
         stacked = torch.cat([albedo, torch.ones_like(albedo[:, :1]), samples.mids[:, None]], -1)
-        albedo, accumulation, distance = accumulate(weights, stacked, samples).split([3, 1, 1], -1)
+        albedo, accumulation, distance = samples.accumulate(weights, stacked).split([3, 1, 1], -1)
         render = Render(ray_bundle, samples, weights)
         outputs = {
             "rgb": albedo + (1 - accumulation) * self._background(albedo),

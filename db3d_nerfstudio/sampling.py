@@ -5,6 +5,7 @@ Samples are packed: one flat list over all rays, in order along each ray. That i
 CUDA, so on a CPU the grid is looked up here, and compositing over packed samples is written here, for every device.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["OccupancySampler", "OccupancySamplerConfig", "Samples", "accumulate", "before", "intersect_sphere"]
+__all__ = ["OccupancySampler", "OccupancySamplerConfig", "Samples", "intersect_sphere"]
 
 RADIUS = 1.0
 """The scene is the unit sphere."""
@@ -35,36 +36,40 @@ class Samples:
     num_rays: int
     """How many rays there are, sampled or not."""
 
-    @property
+    @functools.cached_property
     def mids(self) -> Float[Tensor, " s"]:
         """Distance to the middle, where the field is evaluated."""
         return (self.starts + self.ends) / 2
 
+    @functools.cached_property
+    def first(self) -> Int[Tensor, " s"]:
+        """Where in the list the ray of each sample begins."""
+        counts = torch.bincount(self.rays, minlength=self.num_rays)
+        return (counts.cumsum(0) - counts)[self.rays]
+
     def positions(self, rays: RayBundle) -> Float[Tensor, "s 3"]:
         """The middles in space."""
-        return rays.origins[self.rays] + rays.directions[self.rays] * self.mids[:, None]
+        origins, directions = (values.index_select(0, self.rays) for values in (rays.origins, rays.directions))
+        return torch.addcmul(origins, directions, self.mids[:, None])
+
+    def before(self, values: Float[Tensor, "s c"]) -> Float[Tensor, "s c"]:
+        """Sum of the values in front of each sample on its ray.
+
+        One running sum over all rays, minus its value where the ray begins; in double precision, because what counts
+        is the difference of two large sums.
+        """
+        values = values.double()
+        running = values.cumsum(0) - values
+        return (running - running.index_select(0, self.first)).float()
 
     def weights(self, density: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
         """Quadrature of volume rendering, `w_i = T_i (1 - exp(-sigma_i delta_i))` with `T_i` the light that is left."""
         optical_depth = density * (self.ends - self.starts)
-        return torch.exp(-before(optical_depth, self.rays)) * -torch.expm1(-optical_depth)
+        return torch.exp(-self.before(optical_depth[:, None])[:, 0]) * -torch.expm1(-optical_depth)
 
-
-def before(values: Float[Tensor, " s"], rays: Int[Tensor, " s"]) -> Float[Tensor, " s"]:
-    """Sum of the values in front of each sample on its ray.
-
-    One running sum over all rays, minus its value where the ray begins; in double precision, because the difference
-    of two large sums is what counts.
-    """
-    values = values.double()
-    running = values.cumsum(0) - values
-    first = torch.searchsorted(rays, rays)
-    return (running - running[first]).float()
-
-
-def accumulate(weights: Float[Tensor, " s"], values: Float[Tensor, "s c"], samples: Samples) -> Float[Tensor, "n c"]:
-    """Weighted sum over each ray."""
-    return values.new_zeros(samples.num_rays, values.shape[1]).index_add(0, samples.rays, weights[:, None] * values)
+    def accumulate(self, weights: Float[Tensor, " s"], values: Float[Tensor, "s c"]) -> Float[Tensor, "n c"]:
+        """Weighted sum over each ray."""
+        return values.new_zeros(self.num_rays, values.shape[1]).index_add(0, self.rays, weights[:, None] * values)
 
 
 def intersect_sphere(rays: RayBundle) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -89,7 +94,7 @@ class OccupancySamplerConfig(InstantiateConfig):
     _target: type = field(default_factory=lambda: OccupancySampler)
     num_samples: int = 64
     """Samples along a diameter of the scene; the step between samples is the diameter over this."""
-    resolution: int = 32
+    resolution: int = 48
     """Edge length of the occupancy grid in cells."""
     threshold: float = 0.01
     """Opacity of one step above which a cell counts as occupied, or the mean over all cells if that is less."""
@@ -125,18 +130,18 @@ class OccupancySampler(nn.Module):
     def sample(self, rays: RayBundle) -> Samples:
         """Intervals in occupied cells; shifted at random along each ray in training."""
         near, far = intersect_sphere(rays)
-        step = self.step_size / rays.directions.norm(dim=-1).clamp_min(1e-6)
         if rays.origins.is_cuda:
             return self._traverse(rays, near, far)
-        shift = torch.rand_like(near) if self.training else torch.zeros_like(near)
-        index = torch.arange(-1, self.config.num_samples, device=near.device)
-        edges = near[:, None] + (index + shift[:, None]) * step[:, None]
-        starts = torch.maximum(edges, near[:, None])
-        ends = torch.minimum(edges + step[:, None], far[:, None])
-        which, slot = (ends > starts).nonzero(as_tuple=True)
-        samples = Samples(which, starts[which, slot], ends[which, slot], len(near))
-        kept = self._occupied(samples.positions(rays)).nonzero()[:, 0]
-        return Samples(which[kept], samples.starts[kept], samples.ends[kept], len(near))
+        step = (self.step_size / rays.directions.norm(dim=-1).clamp_min(1e-6))[:, None]
+        shift = torch.rand_like(step) if self.training else torch.ones_like(step)
+        index = torch.arange(self.config.num_samples + 1, device=near.device)
+        # With a random shift the first interval is a partial one, without it has no length.
+        starts = torch.addcmul(near[:, None], index - shift, step)
+        ends = torch.minimum(starts + step, far[:, None])
+        starts = torch.maximum(starts, near[:, None])
+        kept = self._occupied(rays, (starts + ends) / 2).logical_and_(ends > starts).view(-1).nonzero()[:, 0]
+        which = kept.div(len(index), rounding_mode="floor")
+        return Samples(which, starts.view(-1)[kept], ends.view(-1)[kept], len(near))
 
     def _traverse(self, rays: RayBundle, near: Float[Tensor, " n"], far: Float[Tensor, " n"]) -> Samples:
         """The same on a GPU, by nerfacc's kernels, which want directions of unit length."""
@@ -151,10 +156,14 @@ class OccupancySampler(nn.Module):
         )
         return Samples(which, starts / length[which, 0], ends / length[which, 0], len(near))
 
-    def _occupied(self, positions: Float[Tensor, "s 3"]) -> Bool[Tensor, " s"]:
+    def _occupied(self, rays: RayBundle, distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
+        """Whether there may be matter at these distances along the rays."""
         size = self.config.resolution
-        cells = ((positions / RADIUS + 1) * (size / 2)).long().clamp_(0, size - 1)
-        return self.grid.binaries.view(-1)[(cells[:, 0] * size + cells[:, 1]) * size + cells[:, 2]]
+        flat = torch.zeros_like(distances, dtype=torch.int)
+        for origin, direction in zip(rays.origins.T, rays.directions.T, strict=True):
+            scaled = (origin[:, None] / RADIUS + 1) * (size / 2), direction[:, None] * (size / 2 / RADIUS)
+            flat.mul_(size).add_(torch.addcmul(scaled[0], scaled[1], distances).int().clamp_(0, size - 1))
+        return self.grid.binaries.view(-1).index_select(0, flat.view(-1)).view(distances.shape)
 
     @torch.no_grad()
     def update(self, step: int, density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]) -> None:
