@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None =
     """
     found = re.search(rf"(?<![\w-]){re.escape(identifier)}(?![\w-])(?P<rest>.*)", prompt, re.DOTALL)
     if found is None:
-        raise ValueError(
+        raise UserError(
             f'The prompt "{prompt}" does not contain the identifier "{identifier}". Write it before the class noun, '
             f'as in "a photo of a {identifier} {class_noun or "robot"}", or name another identifier.'
         )
@@ -71,7 +72,7 @@ def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None =
             words.append(word)
         class_noun = " ".join(words)
     if not class_noun:
-        raise ValueError(
+        raise UserError(
             f'No class noun follows "{identifier}" in the prompt "{prompt}". '
             f'Say what kind of thing the subject is, as in "a photo of a {identifier} robot", or give the class noun.'
         )

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.distill import add_noise, guided_noise, standard_noise
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
 if TYPE_CHECKING:
@@ -53,9 +54,7 @@ def translate(
     codec makes of the image, strength 1 forgets the image.
     """
     if not 0 <= strength <= 1:
-        raise ValueError(
-            f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {strength}."
-        )
+        raise UserError(f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {strength}.")
     if strength == 1:
         return sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator)
     z = guide.encode(rgb)

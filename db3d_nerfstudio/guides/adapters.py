@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from db3d_nerfstudio.errors import UserError
+
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _METADATA_KEY = "lora_adapter_metadata"
 _TARGETS = {
@@ -66,7 +68,7 @@ def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
     wanted = {f"{name}.{key}": live for name, module in modules.items() for key, live in adapter_state(module).items()}
     if saved.keys() != wanted.keys():
         odd = sorted(saved.keys() ^ wanted.keys())
-        raise ValueError(
+        raise UserError(
             f"The adapter in {path} does not fit: {len(odd)} layers are in one but not the other, among them {odd[0]}. "
             "Set the guide's model and train_text_encoder to those it was made with."
         )
@@ -75,7 +77,7 @@ def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
         for setting in ("r", "lora_alpha"):
             theirs = settings.get(f"{name}.{setting}", getattr(ours, setting))
             if theirs != getattr(ours, setting):
-                raise ValueError(
+                raise UserError(
                     f"The adapter in {path} has {setting} {theirs}, the guide {getattr(ours, setting)}: "
                     "set the guide's lora_rank and lora_alpha to the adapter's."
                 )

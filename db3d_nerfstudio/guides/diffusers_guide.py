@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides import adapters
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
 
@@ -102,7 +103,7 @@ class DiffusersGuide(DiffusionGuide):
         for name, module in self._tuned.items():
             if self.config.tuning == "lora":
                 rank = self.config.lora_rank
-                alpha = rank if self.config.lora_alpha is None else self.config.lora_alpha
+                alpha = float(rank) if self.config.lora_alpha is None else self.config.lora_alpha
                 adapters.add_adapter(name, module, rank, alpha)
             else:
                 module.requires_grad_(True)
@@ -125,7 +126,7 @@ class DiffusersGuide(DiffusionGuide):
         length = self.tokenizer.model_max_length
         for prompt, ids in zip(prompts, self.tokenizer(prompts).input_ids, strict=True):
             if len(ids) > length:  # Cutting it off would cost the view at its end, unnoticed.
-                raise ValueError(f'The prompt "{prompt}" has {len(ids)} tokens, the model reads {length}: shorten it.')
+                raise UserError(f'The prompt "{prompt}" has {len(ids)} tokens, the model reads {length}: shorten it.')
         ids = self.tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt").input_ids
         return self.text_encoder(ids.to(self.device)).last_hidden_state
 

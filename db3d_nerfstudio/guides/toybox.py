@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
 
 SHIPPED_MODEL = Path(__file__).parent.parent / "toybox" / "weights" / "guide"
@@ -53,7 +54,7 @@ class ToyboxGuide(DiffusersGuide):
                 if token == self.tokenizer.unk_token_id:
                     word = prompt[start:end]
                     close = get_close_matches(word.lower(), known) or known
-                    raise ValueError(
+                    raise UserError(
                         f'The toybox guide does not know the word "{word}" in "{prompt}". '
                         f"Words it knows: {', '.join(close)}."
                     )
