@@ -62,6 +62,19 @@ def test_loss_falls(toybox: ToyboxGuide) -> None:
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_half_precision_learns_like_full_precision(toybox_folder: Path, tuning: str, dtype: str) -> None:
+    """float16 needs its loss scaled, or the gradients of a mean over an image vanish."""
+    moves = []
+    for precision in ("float32", dtype):
+        guide = ToyboxGuideConfig(model=toybox_folder, tuning=tuning, dtype=precision).setup()
+        before = weights_of(guide)
+        tune(guide, steps=4)
+        moves.append(weights_of(guide) - before)
+    assert torch.cosine_similarity(*moves, dim=0) > 0.8
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize("train_text_encoder", [False, True])
 def test_moves_the_guide_s_parameters_and_nothing_else(
@@ -71,7 +84,7 @@ def test_moves_the_guide_s_parameters_and_nothing_else(
     free = {id(parameter) for parameter in guide.parameters()}
     before = {
         f"{name}.{key}": (parameter, parameter.detach().clone())
-        for name, module in guide._modules().items()
+        for name, module in guide.modules().items()
         for key, parameter in module.named_parameters()
     }
     tune(guide, steps=2)

@@ -119,7 +119,7 @@ def test_base_weights_and_fine_tunes_come_back_exactly(
 def test_only_what_is_tuned_may_move(config: DiffusersGuideConfig, settings: dict) -> None:
     guide = configured(config, settings)
     free = {id(parameter) for parameter in guide.parameters()}
-    for name, module in guide._modules().items():
+    for name, module in guide.modules().items():
         tuned = name == "unet" or (name == "text_encoder" and settings.get("train_text_encoder", False))
         for key, parameter in module.named_parameters():
             assert (id(parameter) in free) == (tuned and (settings["tuning"] == "full" or "lora_" in key))

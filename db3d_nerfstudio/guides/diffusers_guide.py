@@ -7,7 +7,6 @@ fine-tuning stays a function of its seed.
 from __future__ import annotations
 
 import re
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -116,9 +115,8 @@ class DiffusersGuide(DiffusionGuide):
     def _check_words(self, prompts: list[str]) -> None:
         """Raise for words that the tokenizer does not know. One made of byte pairs knows all."""
 
-    @abstractmethod
-    def _modules(self) -> dict[str, nn.Module]:
-        """All networks that what the guide produces depends on."""
+    def modules(self) -> dict[str, nn.Module]:
+        """All networks, tuned or frozen, that what the guide produces depends on."""
         return {"unet": self.unet, "text_encoder": self.text_encoder}
 
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
@@ -174,7 +172,7 @@ class DiffusersGuide(DiffusionGuide):
     def fingerprint(self) -> str:
         return digest(
             (f"{name}.{key}", tensor)
-            for name, module in self._modules().items()
+            for name, module in self.modules().items()
             for key, tensor in module.named_parameters()
         )
 

@@ -43,8 +43,8 @@ class StableDiffusionGuide(DiffusersGuide):
         self.vae.eval().requires_grad_(False).to(self.device)
         self.resolution = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
-    def _modules(self) -> dict[str, nn.Module]:
-        return {**super()._modules(), "vae": self.vae}
+    def modules(self) -> dict[str, nn.Module]:
+        return {**super().modules(), "vae": self.vae}
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
         rgb = resize(rgb, self.resolution) * 2 - 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
@@ -42,9 +42,6 @@ class ToyboxGuide(DiffusersGuide):
         super().__init__(config, device)
         self._patch = isqrt(self.unet.config.in_channels // 3)
         self.resolution = self.unet.config.sample_size * self._patch
-
-    def _modules(self) -> dict[str, nn.Module]:
-        return super()._modules()
 
     def _check_words(self, prompts: list[str]) -> None:
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
