@@ -1,7 +1,7 @@
 """What a training step looks at: random cameras for the guide, or pixels of the pseudo views.
 
-This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and which the exporters and `ns-render` refuse.
-A `VanillaDataManager` over the (virtual) orbit satisfies all of them.
+This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and which most exporters refuse. A
+`VanillaDataManager` over the (virtual) orbit satisfies all tools.
 """
 
 from dataclasses import dataclass, field

@@ -3,7 +3,7 @@
 Every result is a file in the run folder, made once:
 
     RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
-    RUN/dreambooth/partial/       D_partial, and beside it full/ and multiview/: the fine-tuned guides in diffusers' format
+    RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
     RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
     RUN/pseudo_views/             its renders, translated into the subject
 """

@@ -1,11 +1,12 @@
 """The three stages of DreamBooth3D (Raj et al. 2023, 2303.13508, section 3) as a pure function of the step.
 
-    initial        D_partial = DreamBooth(photos, 150 its)                        -> score distillation -> initial NeRF
+    initial        D_partial = DreamBooth(photos, 150 its)                       -> SDS -> initial NeRF
     pseudo_views   D_full = DreamBooth(photos, 800 its); 20 renders of the initial NeRF, translated by D_full
-    final          D_multi = D_partial + 150 its on photos and pseudo views       -> a second NeRF, distilled and reconstructed
+    final          D_multi = D_partial + 150 its on photos and pseudo views      -> SDS, reconstruction -> final NeRF
 
-NeRF steps exist in `initial` and `final` only; everything else is work at their boundaries, and its results are files in the run
-folder. Nothing that a resumed run needs is kept in memory: entering a phase for the first time and after a crash are the same call.
+NeRF steps exist in `initial` and `final` only; everything else is work at their boundaries, and its results are files in
+the run folder. Nothing that a resumed run needs is kept in memory: entering a phase for the first time and after a crash
+are the same call.
 """
 
 import random
@@ -51,7 +52,7 @@ class PhasesConfig:
     pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
     """The translation of the initial NeRF's renders by the fully tuned guide."""
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
-    """The final NeRF, a second field: reconstruction of the pseudo views, and distillation with the multi-view guide."""
+    """The final NeRF, a second field: reconstruction of the pseudo views, and distillation by D_multi."""
     identifier: str = "sks"
     """The rare word in the prompt that stands for the subject."""
     class_noun: str | None = None
