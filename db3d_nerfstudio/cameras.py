@@ -81,9 +81,11 @@ def random_cameras(
     return _cameras(poses, views, resolution), views
 
 
-def orbit_cameras(num: int, elevation: float, radius: float, fov: float, resolution: int) -> tuple[Cameras, Views]:
-    """Places `num` square cameras on a circle, at even azimuths starting from the subject's front."""
-    azimuth = torch.arange(num, dtype=torch.float32) * (360.0 / num)
+def orbit_cameras(
+    num: int, elevation: float, radius: float, fov: float, resolution: int, first_azimuth: float = 0.0
+) -> tuple[Cameras, Views]:
+    """Places `num` square cameras on a circle, at even azimuths starting from the subject's front or `first_azimuth`."""
+    azimuth = first_azimuth + torch.arange(num, dtype=torch.float32) * (360.0 / num)
     views = Views(
         elevation=torch.full((num,), float(elevation)),
         azimuth=(azimuth + 180.0) % 360.0 - 180.0,

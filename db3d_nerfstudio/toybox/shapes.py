@@ -12,7 +12,8 @@ import trimesh
 from jaxtyping import Float
 from numpy import ndarray
 
-Vec3 = tuple[float, float, float]
+Number = float | int
+Vec3 = tuple[Number, Number, Number]
 
 TOY_RADIUS = 0.95
 """Radius of the sphere around the origin that every finished toy touches from inside, in scene units."""
@@ -50,7 +51,7 @@ def _prism() -> trimesh.Trimesh:
     return trimesh.convex.convex_hull(np.array(corners, dtype=float))
 
 
-def place(kind: str, center: Vec3, half: Vec3, tilt: float = 0.0, axis: Vec3 = (0, 1, 0)) -> trimesh.Trimesh:
+def place(kind: str, center: Vec3, half: Vec3, tilt: Number = 0, axis: Vec3 = (0, 1, 0)) -> trimesh.Trimesh:
     """A primitive with half extents `half`, turned by `tilt` degrees about `axis`, then moved to `center`."""
     matrix = np.diag([*half, 1.0])
     if tilt:

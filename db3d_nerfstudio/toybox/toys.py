@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
 
-from db3d_nerfstudio.toybox.shapes import place
+from db3d_nerfstudio.toybox.shapes import Number, Vec3, place
 
 Color = Float[ndarray, "3"]
 
@@ -43,16 +43,16 @@ class ToyBuilder:
     def __init__(self, rng: Generator, main: Color, accent: Color, state: str | None):
         self.rng, self.main, self.accent, self.state = rng, main, accent, state
         self.parts: list[tuple[trimesh.Trimesh, Color, bool]] = []
-        self.top: tuple[float, float, float] = (0, 0, 0)
-        self.neck: tuple[float, float, float, float] = (0, 0, 0, 0)
+        self.top: Vec3 = (0, 0, 0)
+        self.neck: tuple[Vec3, Number] = ((0, 0, 0), 0)
 
-    def u(self, low: float, high: float) -> float:
+    def u(self, low: Number, high: Number) -> float:
         return float(self.rng.uniform(low, high))
 
-    def add(self, kind: str, center, half, color: Color, tilt: float = 0.0, axis=(0, 1, 0)) -> None:
+    def add(self, kind: str, center: Vec3, half: Vec3, color: Color, tilt: Number = 0, axis: Vec3 = (0, 1, 0)) -> None:
         self.parts.append((place(kind, center, half, tilt, axis), color, color is self.main))
 
-    def pair(self, kind: str, center, half, color: Color, tilt: float = 0.0, axis=(0, 1, 0)) -> None:
+    def pair(self, kind: str, center: Vec3, half: Vec3, color: Color, tilt: Number = 0, axis: Vec3 = (0, 1, 0)) -> None:
         """The part and its mirror image in the x-z plane."""
         x, y, z = center
         for side in (1, -1):
@@ -85,7 +85,7 @@ def _dog(b: ToyBuilder) -> None:
     b.add("ball", (hx + hr * 1.5, 0, hz - 0.02), (0.07, 0.07, 0.06), INK)
     b.pair("ball", (hx - 0.03, hr * 0.92, hz + 0.02), (0.09, 0.06, b.u(0.18, 0.25)), b.accent)
     b.face(hx, hz, hr)
-    b.top, b.neck = (hx, 0, hz + hr), (hx - hr * 0.5, 0, hz - hr * 0.85, hr * 0.75)
+    b.top, b.neck = (hx, 0, hz + hr), ((hx - hr * 0.5, 0, hz - hr * 0.85), hr * 0.75)
 
 
 def _rabbit(b: ToyBuilder) -> None:
@@ -100,7 +100,7 @@ def _rabbit(b: ToyBuilder) -> None:
     b.add("ball", (hx + hr * 0.97, 0, hz - 0.06), (0.05, 0.07, 0.05), PALETTE_ARRAYS["pink"])
     b.pair("ball", (body * 0.75, body * 0.5, -body * tall * 0.8), (0.26, 0.12, 0.11), b.main)
     b.face(hx, hz - 0.02, hr)
-    b.top, b.neck = (hx, 0, hz + hr * 0.8), (hx - 0.05, 0, hz - hr * 0.85, hr * 0.8)
+    b.top, b.neck = (hx, 0, hz + hr * 0.8), ((hx - 0.05, 0, hz - hr * 0.85), hr * 0.8)
 
 
 def _duck(b: ToyBuilder) -> None:
@@ -121,7 +121,7 @@ def _duck(b: ToyBuilder) -> None:
     )
     b.add("cone", (-length * 0.9, 0, 0.05), (0.14, 0.2, 0.2), b.accent, -60)
     b.face(hx, hz, hr)
-    b.top, b.neck = (hx, 0, hz + hr * 0.9), (hx * 0.97, 0, hz * 0.55, hr * 0.65)
+    b.top, b.neck = (hx, 0, hz + hr * 0.9), ((hx * 0.97, 0, hz * 0.55), hr * 0.65)
 
 
 def _wheels(b: ToyBuilder, xs, y: float, z: float, r: float) -> None:
@@ -248,7 +248,7 @@ def _robot(b: ToyBuilder) -> None:
     b.pair("box", (0.06, w * 0.5, -h - 0.42), (0.17, 0.12, 0.06), b.accent)
     b.add("rod", (w * 0.65, 0, 0.06), (0.13, 0.13, 0.03), LAMP, 90)
     b.add("box", (-w * 0.65 - 0.08, 0, 0.02), (0.09, w * 0.7, h * 0.6), INK)
-    b.top, b.neck = (0, 0, h + 0.43), (0, 0, h + 0.03, 0.22)
+    b.top, b.neck = (0, 0, h + 0.43), ((0, 0, h + 0.03), 0.22)
 
 
 @dataclass(frozen=True)
@@ -290,6 +290,6 @@ def add_accessory(b: ToyBuilder, kind: str, color: Color) -> None:
         b.add("rod", (x, y, z + 0.22), (0.025, 0.025, 0.24), INK)
         b.add("box", (x - 0.15, y, z + 0.36), (0.15, 0.02, 0.1), color)
     else:
-        nx, ny, nz, r = b.neck
+        (nx, ny, nz), r = b.neck
         b.add("ring", (nx, ny, nz), (r, r, 0.32), color)
         b.add("box", (nx + r * 1.1, 0.08, nz - 0.14), (0.05, 0.07, 0.17), color)

@@ -50,6 +50,8 @@ class TrainConfig:
     """How much work a kill may cost."""
     threads: int | None = None
     """CPU threads; unset, torch's choice."""
+    compile: bool = False
+    """Compile the UNet first: takes some minutes and a C++ compiler, then trains about a third faster."""
     seed: int = 0
     """Of the initial weights and of everything drawn."""
 
@@ -66,6 +68,7 @@ class Trainer:
     def __init__(self, config: TrainConfig):
         from diffusers.training_utils import EMAModel
 
+        config.output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(config.seed)
         self.config, self.step = config, 0
         if config.start_from is None:
@@ -73,6 +76,7 @@ class Trainer:
         else:
             self.unet, self.text_encoder = read_guide(config.start_from)
         self.alphas_cumprod = network.make_scheduler().alphas_cumprod
+        self._predict = torch.compile(self.unet) if config.compile else self.unet
         self.modules = torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
         self.optimizer = torch.optim.AdamW(self.modules.parameters(), lr=config.learning_rate, weight_decay=1e-3)
         self.ema = EMAModel(self.modules.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
@@ -92,7 +96,7 @@ class Trainer:
         z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
         weight = (1 / (1 - abar)).clamp(max=self.config.max_weight)
         text = self.text_encoder(tokens).last_hidden_state
-        loss = (weight * (self.unet(z_t, t, text).sample - z).square()).mean()
+        loss = (weight * (self._predict(z_t, t, text).sample - z).square()).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"The loss of step {self.step} is {loss}: lower --learning-rate.")
         self.optimizer.param_groups[0]["lr"] = rate_at(self.step / self.num_steps, self.step, self.config)
@@ -148,11 +152,11 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], empty: Int[Tens
     images[mirrored] = images[mirrored].flip(-1)
     chosen = tokens[indices, torch.randint(tokens.shape[1], (len(images),))]
     chosen[torch.rand(len(images)) < config.unconditional] = empty
-    return images, chosen
+    return images, chosen, indices
 
 
 def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
-    """Samples of a few prompts (rows) from the four views, two each (columns)."""
+    """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
 
     from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
@@ -160,11 +164,12 @@ def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     from db3d_nerfstudio.translate import sample
 
     guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
-    prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values() for _ in range(2)]
+    prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values()]
     with torch.no_grad():
         text, uncond = guide.embed(prompts), guide.embed([""]).expand(len(prompts), -1, -1)
     generator = torch.Generator().manual_seed(seed)
-    save_image(sample(guide, text, uncond, guidance_scale=4.0, generator=generator), path, nrow=8, padding=0)
+    images = sample(guide, text, uncond, steps=15, guidance_scale=4.0, generator=generator)
+    save_image(images, path, nrow=4, padding=0)
 
 
 def main(config: TrainConfig) -> None:
@@ -175,7 +180,6 @@ def main(config: TrainConfig) -> None:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    config.output.mkdir(parents=True, exist_ok=True)
     pictures = load_dataset(make_dataset(config.data))
     tokens = tokenize(pictures)
     empty = network.make_tokenizer()("", padding="max_length", return_tensors="pt").input_ids[0]
@@ -186,7 +190,8 @@ def main(config: TrainConfig) -> None:
         task = progress.add_task("Training the guide", total=trainer.num_steps, completed=trainer.step, status="")
         while trainer.step < trainer.num_steps:
             torch.manual_seed((config.seed << 32) + trainer.step)  # A resumed run draws what the unbroken one would.
-            losses.append(trainer.train_step(*draw_batch(pictures, tokens, empty, config)))
+            images, captions, _ = draw_batch(pictures, tokens, empty, config)
+            losses.append(trainer.train_step(images, captions))
             if trainer.step % 100 == 0:
                 status = f"{trainer.step * config.batch_size / 1000:.0f}k images, loss {sum(losses) / len(losses):.4f}"
                 progress.update(task, completed=trainer.step, status=status)

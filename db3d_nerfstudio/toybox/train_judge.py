@@ -1,0 +1,81 @@
+"""Train the judge: `python -m db3d_nerfstudio.toybox.train_judge`. Its toys are not the guide's: other seeds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from db3d_nerfstudio.toybox.dataset import DatasetConfig, Pictures, load_dataset, make_dataset
+from db3d_nerfstudio.toybox.judge import HEADS, Judge
+from db3d_nerfstudio.toybox.train import draw_batch, tokenize
+
+FIRST_JUDGE_SEED = 2_000_000
+FIRST_HELD_OUT_SEED = 3_000_000
+"""Toys that neither the guide nor the judge was trained on."""
+
+
+@dataclass
+class TrainJudgeConfig:
+    """The training recipe of the judge."""
+
+    output: Path = Path("outputs/toybox/judge")
+    """Folder for model.safetensors."""
+    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=8000, first_seed=FIRST_JUDGE_SEED))
+    """The pictures."""
+    num_images: int = 300_000
+    """Images seen in all, repeats included."""
+    batch_size: int = 64
+    """Images a step."""
+    learning_rate: float = 2e-3
+    """Peak of AdamW's rate in one cycle."""
+    unconditional: float = 0.0
+    """Share of images paired with an empty caption."""
+    seed: int = 0
+    """Of the initial weights and of the order of the images."""
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, pictures: Pictures, batch_size: int = 256) -> dict[str, float]:
+    """Share of images whose class, main colour and view the judge names right; unclear views do not count."""
+    images = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
+    opinions = [judge.look(batch) for batch in images.split(batch_size)]
+    result = {}
+    for index, name in enumerate(HEADS):
+        said = torch.cat([getattr(opinion, name) for opinion in opinions]).argmax(-1)
+        truth = torch.from_numpy(pictures.labels[:, index])
+        result[name] = float((said == truth)[truth >= 0].float().mean())
+    return result
+
+
+def main(config: TrainJudgeConfig) -> None:
+    """Photograph, train, and report accuracy on toys never seen."""
+    from rich.progress import track
+    from safetensors.torch import save_file
+
+    torch.manual_seed(config.seed)
+    pictures = load_dataset(make_dataset(config.data))
+    tokens, labels = tokenize(pictures), torch.from_numpy(pictures.labels)
+    judge, empty = Judge(), torch.zeros(tokens.shape[-1], dtype=torch.long)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=config.learning_rate, weight_decay=0.05)
+    steps = config.num_images // config.batch_size
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.1)
+    for _ in track(range(steps), "Training the judge"):
+        images, captions, indices = draw_batch(pictures, tokens, empty, config)
+        loss = judge.loss(images / 2 + 0.5, captions, labels[indices])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    config.output.mkdir(parents=True, exist_ok=True)
+    save_file(judge.state_dict(), config.output / "model.safetensors")
+    held_out = DatasetConfig(config.data.root, num_subjects=500, first_seed=FIRST_HELD_OUT_SEED)
+    print({name: round(value, 4) for name, value in
+           accuracy(judge.eval(), load_dataset(make_dataset(held_out))).items()})  # fmt: skip
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(TrainJudgeConfig))

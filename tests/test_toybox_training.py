@@ -1,0 +1,90 @@
+"""The recipes of guide and judge: they learn, and a killed training goes on as if nothing had happened."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.toybox import dataset, network, train, train_judge
+from db3d_nerfstudio.toybox.judge import Judge, load_judge
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    return dataset.load_dataset(dataset.make_dataset(dataset.DatasetConfig(root, 4, 2, 4, workers=1)))
+
+
+def run(trainer: train.Trainer, pictures, steps: int) -> list[float]:
+    tokens, empty = train.tokenize(pictures), torch.zeros(network.MAX_TOKENS, dtype=torch.long)
+    losses = []
+    for _ in range(steps):
+        torch.manual_seed(trainer.step)
+        losses.append(trainer.train_step(*train.draw_batch(pictures, tokens, empty, trainer.config)[:2]))
+    return losses
+
+
+def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, pictures):
+    def config(name):
+        return train.TrainConfig(tmp_path / name, num_images=64, batch_size=4, seed=1)
+
+    whole = train.Trainer(config("whole"))
+    expected = run(whole, pictures, 4)
+    first = train.Trainer(config("broken"))
+    start = run(first, pictures, 2)
+    first.save()
+    second = train.Trainer(config("broken"))
+    assert second.step == 2
+    assert start + run(second, pictures, 2) == pytest.approx(expected, rel=1e-5)
+    for one, other in zip(whole.modules.parameters(), second.modules.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    guide = ToyboxGuideConfig(model=tmp_path / "broken" / "guide").setup(device="cpu")
+    assert guide.prediction_type == "sample" and guide.embed(["a photo of a red dog, side view"]).shape[1] == 24
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    config = train.TrainConfig(learning_rate=1.0, cooldown=0.4)
+    assert train.rate_at(0.0, 0, config) == pytest.approx(1 / 200)
+    assert train.rate_at(0.5, 5000, config) == 1.0
+    assert train.rate_at(0.8, 8000, config) == pytest.approx(0.5)
+    assert train.rate_at(1.0, 9999, config) == 0.02
+
+
+def test_captions_are_dropped_for_guidance(pictures):
+    tokens, empty = train.tokenize(pictures), torch.full((network.MAX_TOKENS,), -7)
+    config = train.TrainConfig(batch_size=400, unconditional=0.25)
+    chosen = train.draw_batch(pictures, tokens, empty, config)[1]
+    assert 0.15 < (chosen == -7).all(1).float().mean() < 0.35
+
+
+def test_the_judge_learns_and_is_saved_whole(tmp_path, pictures):
+    torch.manual_seed(0)
+    judge, tokens = Judge(), train.tokenize(pictures)[:, 0]
+    rgb = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
+    labels = torch.from_numpy(pictures.labels)
+    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(12):
+        losses.append(judge.loss(rgb, tokens, labels))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.5 * losses[0]
+    save_file(judge.state_dict(), tmp_path / "model.safetensors")
+    loaded = load_judge(tmp_path / "model.safetensors")
+    opinion = loaded.look(rgb)
+    torch.testing.assert_close(opinion.embedding, judge.eval().look(rgb).embedding)
+    torch.testing.assert_close(opinion.embedding.norm(dim=-1), torch.ones(len(rgb)))
+    right = train_judge.accuracy(loaded, pictures)
+    assert set(right) == {"class_noun", "main_color", "view"} and all(0 <= value <= 1 for value in right.values())
+
+
+def test_unclear_views_do_not_count(pictures):
+    labels = torch.from_numpy(np.array(pictures.labels))
+    judge, tokens = Judge().eval(), train.tokenize(pictures)[:, 0]
+    rgb = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
+    labels[:, 2] = 0
+    with_views = judge.loss(rgb, tokens, labels)
+    labels[1:, 2] = -1
+    assert not torch.isclose(with_views, judge.loss(rgb, tokens, labels))
