@@ -84,7 +84,7 @@ def random_cameras(
 def orbit_cameras(
     num: int, elevation: float, radius: float, fov: float, resolution: int, first_azimuth: float = 0.0
 ) -> tuple[Cameras, Views]:
-    """Places `num` square cameras on a circle, at even azimuths starting from the subject's front or `first_azimuth`."""
+    """Places `num` square cameras on a circle, at even azimuths from `first_azimuth` on; 0 is the subject's front."""
     azimuth = first_azimuth + torch.arange(num, dtype=torch.float32) * (360.0 / num)
     views = Views(
         elevation=torch.full((num,), float(elevation)),
