@@ -38,9 +38,12 @@ class FieldConfig(InstantiateConfig):
     """Where the linear blob crosses zero, or the Gaussian's standard deviation; scene units."""
     activation: Literal["softplus", "exp"] = "softplus"
     """What turns the raw output into a density; `exp` is nerfstudio's truncated exponential."""
-    normals: Literal["analytic", "finite_difference"] = "analytic"
-    """How the density is differentiated: a second backward pass, or six more evaluations."""
-    normal_epsilon: float = 0.02
+    density_scale: float = 25.0
+    """Density that the activation of 1 stands for, per scene unit; surfaces as thin as a sample need some 100."""
+    normals: Literal["analytic", "finite_difference"] = "finite_difference"
+    """How the density is differentiated: a second backward pass, which tinycudann's networks lack, or six more
+    evaluations. They cost the same on a CPU; differences over a grid cell are the smoother normals."""
+    normal_epsilon: float = 0.03
     """Half the distance between the two evaluations of a finite difference, scene units."""
     hidden_width: int = 32
     """Width of the network's hidden layer."""
@@ -65,42 +68,50 @@ class Field(nn.Module, abc.ABC):
 
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Extinction per scene unit."""
-        return self._activate(self._raw(positions)[:, 0], positions)
+        return self._activate(self._before_activation(self._raw(positions), positions))
 
     def density_and_albedo(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
         """Extinction per scene unit, and colour in [0, 1]."""
         raw = self._raw(positions)
-        return self._activate(raw[:, 0], positions), torch.sigmoid(raw[:, 1:])
+        return self._activate(self._before_activation(raw, positions)), torch.sigmoid(raw[:, 1:])
 
     def normals(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Unit vectors out of the matter, `-grad density / |grad density|`, differentiable in the parameters."""
+        """Unit vectors out of the matter, `-grad density / |grad density|`, differentiable in the parameters.
+
+        It is the density before the activation that is differentiated: the direction is the same, and where the
+        activation is nearly flat the numbers are still good.
+        """
         if self.config.normals == "analytic":
             gradient = self._analytic_gradient(positions)
         else:
             gradient = self._finite_difference(positions)
-        # The density's scale cancels; a plain eps would swallow the gradients of nearly empty space.
-        return -gradient / gradient.square().sum(-1, keepdim=True).clamp_min(1e-20).sqrt()
+        return -F.normalize(gradient, dim=-1, eps=1e-6)
 
-    def _activate(self, raw: Float[Tensor, " n"], positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    def _before_activation(self, raw: Float[Tensor, "n 4"], positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+        """Raw density and blob."""
         squared = positions.square().sum(-1)
         if self.config.blob == "linear":
             blob = 1 - (squared + 1e-8).sqrt() / self.config.blob_radius
         else:
             blob = torch.exp(-squared / (2 * self.config.blob_radius**2))
-        raw = raw + self.config.blob_density * blob
-        return F.softplus(raw) if self.config.activation == "softplus" else trunc_exp(raw)
+        return raw[:, 0] + self.config.blob_density * blob
+
+    def _activate(self, raw: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        activated = F.softplus(raw) if self.config.activation == "softplus" else trunc_exp(raw)
+        return self.config.density_scale * activated
 
     def _analytic_gradient(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         build_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             positions = positions.detach().requires_grad_()
-            return torch.autograd.grad(self.density(positions).sum(), positions, create_graph=build_graph)[0]
+            values = self._before_activation(self._raw(positions), positions)
+            return torch.autograd.grad(values.sum(), positions, create_graph=build_graph)[0]
 
     def _finite_difference(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         eps = self.config.normal_epsilon
         steps = eps * torch.eye(3, device=positions.device)
-        around = positions[None, None] + torch.stack([steps, -steps])[:, :, None]
-        plus, minus = self.density(around.reshape(-1, 3)).view(2, 3, -1)
+        around = (positions + torch.stack([steps, -steps])[:, :, None]).reshape(-1, 3)
+        plus, minus = self._before_activation(self._raw(around), around).view(2, 3, -1)
         return (plus - minus).T / (2 * eps)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
@@ -165,8 +176,6 @@ class HashFieldConfig(FieldConfig):
     """A field over a hash grid (Mueller et al. 2022, 2201.05989), for GPUs."""
 
     _target: type = field(default_factory=lambda: HashField)
-    normals: Literal["analytic", "finite_difference"] = "finite_difference"
-    """How the density is differentiated; tinycudann's networks have no second derivative, hence not `analytic`."""
     implementation: Literal["tcnn", "torch"] = "tcnn"
     """Kernels: tinycudann where it is installed and there is a GPU, else torch; or always torch."""
     num_levels: int = 16
@@ -207,7 +216,8 @@ class HashField(Field):
         )
 
     def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
-        return self.network(self.encoding((positions + 1) / 2)).float()
+        # tinycudann answers in half precision.
+        return self.network(self.encoding((positions + 1) / 2)).to(positions)
 
     def param_groups(self) -> dict[str, list[Parameter]]:
         return {"encodings": list(self.encoding.parameters()), "networks": list(self.network.parameters())}
