@@ -10,7 +10,6 @@ Every result is a file in the run folder, made once:
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from db3d_nerfstudio.photos import load_photos, photos_digest
 from db3d_nerfstudio.progress import announce, progress_bar
 from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
 from db3d_nerfstudio.pseudo_views import in_chunks, load_pseudo_views, render, save_pseudo_views
+from db3d_nerfstudio.run_folder import read_config
 from db3d_nerfstudio.translate import translate
 from db3d_nerfstudio.workspace import Workspace
 
@@ -150,8 +150,7 @@ class PhaseRunner:
         def make(path: Path) -> None:
             if step != phase.start:
                 raise UserError(f"{INITIAL}/ is gone from the run folder and cannot be made again: use --resume False")
-            config = copy.deepcopy(self.trainer.config)
-            config.load_dir = None
+            config = read_config(self.workspace.root)
             config.relative_model_dir = Path(INITIAL, "nerfstudio_models")
             (path / "config.yml").write_text(yaml.dump(config), "utf8")
             (path / "nerfstudio_models").mkdir()
@@ -236,7 +235,9 @@ class PhaseRunner:
         """Samples of the class by the guide as it came, for prior preservation."""
         folder, config = self.workspace.root / "class_images", self.config.dreambooth
         with self.model.guide_context(), progress_bar("Class images", config.num_class_images) as progress:
-            return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
+            images = class_images(self.guide, self.subject.class_prompt, config, folder, progress)
+            progress(len(images))  # Those found on disk were not counted.
+            return images
 
     @cached_property
     def _fingerprint(self) -> str:

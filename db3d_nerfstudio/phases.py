@@ -4,9 +4,9 @@
     pseudo_views   D_full = DreamBooth(photos, 800 its); 20 renders of the initial NeRF, translated by D_full
     final          D_multi = D_partial + 150 its on photos and pseudo views      -> SDS, reconstruction -> final NeRF
 
-NeRF steps exist in `initial` and `final` only; everything else is work at their boundaries, and its results are files in
-the run folder. Nothing that a resumed run needs is kept in memory: entering a phase for the first time and after a crash
-are the same call.
+NeRF steps exist in `initial` and `final` only; everything else is work at their boundaries, and its results are files
+in the run folder. Nothing that a resumed run needs is kept in memory: entering a phase for the first time and after a
+crash are the same call.
 """
 
 import random

@@ -1,7 +1,7 @@
 """nerfstudio's trainer, made safe to kill: whole checkpoints, and a command that finishes what it began.
 
-Three things of nerfstudio 1.1.5 are changed, each by a small override that calls super: it writes checkpoints in place (a
-crash leaves half of one), it trains `max_num_iterations` more after a resume, and it never resumes by itself.
+Three things of nerfstudio 1.1.5 are changed, each by a small override that calls super: it writes checkpoints in place
+(a crash leaves half of one), it trains `max_num_iterations` more after a resume, and it never resumes by itself.
 """
 
 from __future__ import annotations

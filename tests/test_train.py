@@ -1,4 +1,4 @@
-"""All three stages in miniature through the real `ns-train`: unbroken, killed twice and continued, exported without a guide."""
+"""All three stages in miniature through the real `ns-train`: unbroken, killed twice and continued, and exported."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SMALL = f"""
     --pipeline.phases.pseudo-views.sample-steps 4 --pipeline.datamanager.dataparser.num-views {VIEWS}
     --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.resolution 16
     --pipeline.datamanager.train-num-rays-per-batch 64 --pipeline.model.field.resolutions 8 16
-    --vis tensorboard --machine.device-type cpu
+    --vis tensorboard --steps-per-eval-batch 5 --steps-per-eval-image 15 --machine.device-type cpu
 """.split()
 
 
