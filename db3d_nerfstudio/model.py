@@ -73,9 +73,9 @@ class DreamBooth3DModelConfig(ModelConfig):
     """Weight of the reconstruction of pseudo views."""
     recon_norm: Literal["l1", "l2"] = "l1"
     """What reconstruction measures: absolute or squared differences of colours."""
-    opacity_loss_mult: float = 0.3
+    opacity_loss_mult: float = 0.1
     """Weight of the cost of matter."""
-    entropy_loss_mult: float = 0.3
+    entropy_loss_mult: float = 3.0
     """Weight of the entropy of the accumulation at the end of a phase; it grows linearly from zero."""
     distortion_loss_mult: float = 0.01
     """Weight of the distortion loss."""
@@ -196,8 +196,10 @@ class DreamBooth3DModel(Model):
     # Losses.
 
     def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
-        render: Render = outputs["render"]
         config = self.config
+        if not self.training:  # nerfstudio's evaluation of pixels: there is nothing to regularise.
+            return {"recon_loss": config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+        render: Render = outputs["render"]
         losses = {
             "opacity_loss": config.opacity_loss_mult * opacity_loss(outputs["accumulation"]),
             "entropy_loss": config.entropy_loss_mult * self._progress * entropy_loss(outputs["accumulation"]),

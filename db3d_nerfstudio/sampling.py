@@ -96,7 +96,7 @@ class OccupancySamplerConfig(InstantiateConfig):
     """Samples along a diameter of the scene; the step between samples is the diameter over this."""
     resolution: int = 48
     """Edge length of the occupancy grid in cells."""
-    threshold: float = 0.01
+    threshold: float = 0.02
     """Opacity of one step above which a cell counts as occupied, or the mean over all cells if that is less."""
     decay: float = 0.9
     """What is left of a cell's remembered density after each update."""
