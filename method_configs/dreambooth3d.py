@@ -2,7 +2,6 @@
 
 import torch
 from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
-from nerfstudio.engine.optimizers import AdamOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManagerConfig
@@ -10,6 +9,7 @@ from db3d_nerfstudio.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.ffmpeg import make_ffmpeg_findable
 from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.optimizers import FusedAdamConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
@@ -28,8 +28,8 @@ def make_config() -> DreamBooth3DTrainerConfig:
         # One step of the optimizer for two micro-steps: two views for the guide, or one and pixels of the pseudo views.
         gradient_accumulation_steps={"encodings": 2, "networks": 2},
         optimizers={
-            "encodings": {"optimizer": AdamOptimizerConfig(lr=0.03, eps=1e-15), "scheduler": None},
-            "networks": {"optimizer": AdamOptimizerConfig(lr=0.005, eps=1e-15), "scheduler": None},
+            "encodings": {"optimizer": FusedAdamConfig(lr=0.03, eps=1e-15), "scheduler": None},
+            "networks": {"optimizer": FusedAdamConfig(lr=0.005, eps=1e-15), "scheduler": None},
         },
         pipeline=DreamBooth3DPipelineConfig(
             datamanager=DreamBooth3DDataManagerConfig(dataparser=DreamBooth3DDataParserConfig()),

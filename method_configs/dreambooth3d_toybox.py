@@ -13,5 +13,15 @@ config.pipeline.phases.initial.steps = 1500
 config.pipeline.phases.final.steps = 2500
 config.pipeline.phases.pseudo_views.guidance_scale = 4.0
 config.pipeline.phases.pseudo_views.sample_steps = 25
+config.pipeline.phases.dreambooth.num_class_images = 32
+config.pipeline.phases.dreambooth.class_sample_steps = 20
+# The toys are photographed from well-centred cameras, by the light that the guide knows.
+config.pipeline.datamanager.random_cameras.position_jitter = 0.0
+config.pipeline.datamanager.random_cameras.center_jitter = 0.0
+config.pipeline.datamanager.random_cameras.up_jitter = 0.0
+config.pipeline.model.shading.ambient = 0.55
+config.pipeline.model.shading.diffuse = 0.45
+config.pipeline.model.shading.light_distance = (3.0, 5.0)
+config.pipeline.model.shading.textureless_prob = 0.2
 
 method = MethodSpecification(config, description="DreamBooth3D on a CPU in minutes: the embedded guide of toys.")

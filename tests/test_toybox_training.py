@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.toybox import dataset, network, train, train_judge
+from db3d_nerfstudio.toybox import dataset, exam, network, train, train_judge
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
 
 
@@ -88,3 +88,20 @@ def test_unclear_views_do_not_count(pictures):
     with_views = judge.loss(rgb, tokens, labels)
     labels[1:, 2] = -1
     assert not torch.isclose(with_views, judge.loss(rgb, tokens, labels))
+
+
+def test_the_exam_asks_for_every_head_and_draws_a_sheet(tmp_path):
+    network.save_guide(tmp_path / "guide", network.make_unet(), network.make_text_encoder())
+    save_file(Judge().state_dict(), tmp_path / "judge.safetensors")
+    config = exam.ExamConfig(
+        ToyboxGuideConfig(model=tmp_path / "guide"), tmp_path / "judge.safetensors", 3, sample_steps=1,
+        sheet=tmp_path / "sheet.png",
+    )  # fmt: skip
+    assert set(exam.main(config)) == {"class_noun", "main_color", "view"} and (tmp_path / "sheet.png").exists()
+
+
+def test_the_exam_asks_what_its_captions_say():
+    for seed in range(50):
+        text, traits, view = exam.draw_question(seed)
+        assert f"{traits.main_color} {traits.class_noun}" in text and text.endswith(f", {view} view")
+        assert exam.draw_question(seed)[0] == text
