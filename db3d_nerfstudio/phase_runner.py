@@ -90,23 +90,18 @@ class PhaseRunner:
     # What the phases are made of.
 
     def _partial(self) -> Path | None:
-        photos = self.photos
-        prompts = [self.subject.instance_prompt] * len(photos)
-        return self._finetuned("partial", self.config.partial_steps, None, photos, prompts, {})
+        return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_prompts, {})
 
     def _full(self) -> Path | None:
-        photos = self.photos
-        prompts = [self.subject.instance_prompt] * len(photos)
-        return self._finetuned("full", self.config.full_steps, None, photos, prompts, {})
+        return self._finetuned("full", self.config.full_steps, None, self.photos, self._photo_prompts, {})
 
     def _multiview(self, pseudo_views: Path) -> Path | None:
         """D_partial, trained further on photos and pseudo views; the latter say which side they show."""
         _, views = self.datamanager.config.dataparser.orbit()
         named = view_prompts(self.model.config.prompt)
         sides = [named[VIEW_NAMES[i]] for i in view_weights(views, interpolate=False).argmax(-1).tolist()]
-        photos = self.photos
-        images = torch.cat([photos, _resized(load_pseudo_views(pseudo_views), photos.shape[-1])])
-        prompts = [self.subject.instance_prompt] * len(photos) + sides
+        images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
+        prompts = self._photo_prompts + sides
         recipe = {"pseudo_views": self._pseudo_views_recipe()}
         return self._finetuned("multiview", self.config.multiview_steps, self._partial(), images, prompts, recipe)
 
@@ -173,7 +168,7 @@ class PhaseRunner:
             self.guide.load(full)
             bank = PromptBank(self.guide, self.model.config.prompt, self.model.config.negative_prompt)
             text, uncond = bank.text(views), bank.uncond(len(renders))
-            generator = torch.Generator(self.guide.device).manual_seed(self.seed)
+            generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
             with self.model.guide_context(), progress_bar("Pseudo views", len(renders)) as progress:
 
@@ -227,8 +222,12 @@ class PhaseRunner:
 
     @cached_property
     def photos(self) -> Float[Tensor, "n 3 h w"]:
-        """The subject's photos at the guide's resolution, on the guide's device."""
-        return load_photos(self.datamanager.config.data, self.guide.resolution).to(self.guide.device)
+        """The subject's photos at the guide's resolution."""
+        return load_photos(self.datamanager.config.data, self.guide.resolution)
+
+    @property
+    def _photo_prompts(self) -> list[str]:
+        return [self.subject.instance_prompt] * len(self.photos)
 
     @cached_property
     def class_images(self) -> Float[Tensor, "m 3 h w"]:

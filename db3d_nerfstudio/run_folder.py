@@ -1,6 +1,7 @@
 """Run folders: which command they are the run of, how far they got, and what can be done with them."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ _INCIDENTAL = {
     *("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image", "steps_per_eval_all_images"),
     *("save_only_latest_checkpoint", "example"),
 }
-_held_locks: dict[Path, Any] = {}
+_held_locks: dict[Path, int] = {}
 
 
 def read_config(run: Path) -> TrainerConfig | None:
@@ -61,13 +62,13 @@ def try_lock(run: Path) -> bool:
     except ImportError:  # Windows: no lock, and no protection.
         return True
     if run not in _held_locks:
-        handle = (run / ".lock").open("w")
+        descriptor = os.open(run / ".lock", os.O_WRONLY | os.O_CREAT)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            handle.close()
+            os.close(descriptor)
             return False
-        _held_locks[run] = handle
+        _held_locks[run] = descriptor
     return True
 
 
@@ -75,11 +76,11 @@ def next_commands(run: Path) -> list[tuple[str, str]]:
     """What to do with a finished run: commands that work without a guide and without a GPU."""
     config = f"--load-config {run / 'config.yml'}"
     mesh = "--downscale-factor 1 --resolution 128 --texture-method tsdf"
-    video = "--rendered-output-names rgb --radius 1 --seconds 4"
+    video = "--pose-source train --interpolation-steps 6 --downscale-factor 0.25 --rendered-output-names rgb"
     return [
         ("look at it", f"ns-viewer {config}"),
         ("a mesh", f"ns-export tsdf {config} --output-dir {run / 'mesh'} {mesh}"),
-        ("a turntable", f"ns-render spiral {config} --output-path {run / 'turntable.mp4'} {video}"),
+        ("a turntable", f"ns-render interpolate {config} --output-path {run / 'turntable.mp4'} {video}"),
         ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
         ("the initial NeRF", f"ns-viewer --load-config {run / 'initial' / 'config.yml'}"),
         ("the pseudo views", f"open {run / 'pseudo_views' / 'contact_sheet.png'}"),

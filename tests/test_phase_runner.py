@@ -7,10 +7,11 @@ import pytest
 import torch
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.trainer import Trainer
-from tiny import GaussianGuideConfig
+from tiny import GaussianGuideConfig, tiny_stable_diffusion_folder
 
 from db3d_nerfstudio.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.field import GridFieldConfig
+from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.phase_runner import PhaseRunner
 from db3d_nerfstudio.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
@@ -189,6 +190,21 @@ def test_a_guide_that_cannot_be_used_ends_the_run_in_one_line(config, monkeypatc
     with pytest.raises(SystemExit, match=r'^Error: the guide does not know the word "robot" \(known: dog\)$'):
         runner.before_step(0)
     assert not (runner.workspace.root / "dreambooth").exists()
+
+
+def test_stable_diffusion_goes_through_the_same_phases_with_adapters(config, tmp_path):
+    model = config.pipeline.model
+    folder = str(tiny_stable_diffusion_folder(tmp_path / "sd"))
+    model.guide, model.guidance_scale = StableDiffusionGuideConfig(model=folder, tuning="lora"), 2.0
+    runner = make_runner(config)
+    for step in range(START + 2):
+        runner.before_step(step)
+        _, losses, _ = runner.trainer.pipeline.get_train_loss_dict(step)
+        assert ("recon_loss" in losses) == (step >= START and step % 2 == 1)
+        sum(losses.values()).backward()
+        assert runner.model.field.grids[0].grad.abs().sum() > 0
+    adapters = list((runner.workspace.root / "dreambooth").rglob("*.safetensors"))
+    assert len(adapters) == 3 and len({adapter.read_bytes() for adapter in adapters}) == 3
 
 
 def test_the_viewer_may_render_while_the_guide_computes(config):
