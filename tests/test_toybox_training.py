@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.toybox import dataset, exam, network, train, train_judge
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
+from db3d_nerfstudio.toybox.muon import Muon, orthogonalise
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,38 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, pictures):
 
 
 def test_the_rate_warms_up_stays_and_falls():
-    config = train.TrainConfig(learning_rate=1.0, cooldown=0.4)
-    assert train.rate_at(0.0, 0, config) == pytest.approx(1 / 200)
-    assert train.rate_at(0.5, 5000, config) == 1.0
-    assert train.rate_at(0.8, 8000, config) == pytest.approx(0.5)
-    assert train.rate_at(1.0, 9999, config) == 0.02
+    assert train.rate_at(0.0, 0, cooldown=0.4) == pytest.approx(1 / 100)
+    assert train.rate_at(0.5, 5000, cooldown=0.4) == 1.0
+    assert train.rate_at(0.8, 8000, cooldown=0.4) == pytest.approx(0.5)
+    assert train.rate_at(1.0, 9999, cooldown=0.4) == 0.02
+
+
+def test_muon_moves_inner_weights_and_adam_the_rest():
+    unet = network.make_unet()
+    inner, other = train.split_parameters(unet)
+    assert len(inner) + len(other) == len(list(unet.parameters())) and all(weight.ndim >= 2 for weight in inner)
+    ends = {id(unet.conv_in.weight), id(unet.conv_out.weight)}
+    assert ends <= {id(weight) for weight in other}
+
+
+def test_orthogonalise_flattens_the_spectrum_and_keeps_the_directions():
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 10) * torch.logspace(0, -1, 10)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    result = left.T @ orthogonalise(matrix) @ right.T  # Diagonal in the bases of the matrix itself.
+    assert (result - torch.diag(result.diagonal())).abs().max() < 1e-4
+    assert 0.6 < result.diagonal().min() and result.diagonal().max() < 1.3
+
+
+def test_a_step_of_muon_has_the_same_length_whatever_the_gradients_scale():
+    moved = []
+    for scale in (1.0, 1000.0):
+        weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+        weight.grad = scale * torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+        Muon([weight], lr=0.1).step()
+        moved.append(weight.detach())
+    torch.testing.assert_close(*moved, atol=1e-5, rtol=1e-3)
+    assert moved[0].norm() == pytest.approx(0.1 * 8**0.5, rel=0.2)  # Eight singular values of about 0.1.
 
 
 def test_captions_are_dropped_for_guidance(pictures):

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import Parameter
 
 from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, DatasetConfig, Pictures, load_dataset, make_dataset
+from db3d_nerfstudio.toybox.muon import Muon
 
 SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
                  "a photo of a blue robot", "a photo of a striped green mug", "a photo of a pink chair")  # fmt: skip
@@ -37,7 +39,9 @@ class TrainConfig:
     batch_size: int = 32
     """Images a step."""
     learning_rate: float = 1e-3
-    """Peak of AdamW's rate: reached after 200 steps, falls to 2 % over the last `cooldown` of the training."""
+    """Peak of AdamW's rate: reached after 100 steps, falls to 2 % over the last `cooldown` of the training."""
+    matrix_learning_rate: float = 1e-2
+    """Peak of Muon's rate, which moves the weights of inner layers; AdamW moves the rest."""
     cooldown: float = 0.4
     """Share of the training over which the rate falls."""
     max_weight: float = 5.0
@@ -56,10 +60,17 @@ class TrainConfig:
     """Of the initial weights and of everything drawn."""
 
 
-def rate_at(progress: float, step: int, config: TrainConfig) -> float:
-    """The learning rate: linear warm-up, constant, linear fall."""
-    fall = min(1.0, (1 - progress) / config.cooldown)
-    return config.learning_rate * min(1.0, (step + 1) / 200) * max(0.02, fall)
+def rate_at(progress: float, step: int, cooldown: float) -> float:
+    """The share of the peak learning rate: linear warm-up, constant, linear fall."""
+    return min(1.0, (step + 1) / 100) * max(0.02, min(1.0, (1 - progress) / cooldown))
+
+
+def split_parameters(module: torch.nn.Module) -> tuple[list[Parameter], list[Parameter]]:
+    """The weights of inner layers, which are Muon's, and all other parameters, which are AdamW's."""
+    named = dict(module.named_parameters())
+    ends = ("conv_in", "conv_out", "embedding.weight")
+    inner = [name for name, weight in named.items() if weight.ndim >= 2 and not any(end in name for end in ends)]
+    return [named[name] for name in inner], [weight for name, weight in named.items() if name not in inner]
 
 
 class Trainer:
@@ -78,7 +89,12 @@ class Trainer:
         self.alphas_cumprod = network.make_scheduler().alphas_cumprod
         self._predict = torch.compile(self.unet) if config.compile else self.unet
         self.modules = torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
-        self.optimizer = torch.optim.AdamW(self.modules.parameters(), lr=config.learning_rate, weight_decay=1e-3)
+        inner, other = split_parameters(self.modules)
+        self.optimizers = {
+            "inner": Muon(inner, config.matrix_learning_rate),
+            "other": torch.optim.AdamW(other, config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True),
+        }
+        self._peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
         self.ema = EMAModel(self.modules.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
         self._checkpoint = config.output / "checkpoint.pt"
         if self._checkpoint.exists():
@@ -99,18 +115,21 @@ class Trainer:
         loss = (weight * (self._predict(z_t, t, text).sample - z).square()).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"The loss of step {self.step} is {loss}: lower --learning-rate.")
-        self.optimizer.param_groups[0]["lr"] = rate_at(self.step / self.num_steps, self.step, self.config)
-        self.optimizer.zero_grad()
+        self.modules.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-        self.optimizer.step()
+        rate = rate_at(self.step / self.num_steps, self.step, self.config.cooldown)
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = rate * self._peaks[name]
+            optimizer.step()
         self.ema.step(self.modules.parameters())
         self.step += 1
         return loss.item()
 
     def save(self) -> None:
         """Write the training state, then the averaged guide; each appears whole or not at all."""
-        state = {"modules": self.modules.state_dict(), "optimizer": self.optimizer.state_dict(),
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+        state = {"modules": self.modules.state_dict(), "optimizers": optimizers,
                  "ema": self.ema.state_dict(), "step": self.step}  # fmt: skip
         temporary = self._checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -123,7 +142,8 @@ class Trainer:
     def _load(self) -> None:
         state = torch.load(self._checkpoint, weights_only=True)
         self.modules.load_state_dict(state["modules"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.ema.load_state_dict(state["ema"])
         self.step = state["step"]
 

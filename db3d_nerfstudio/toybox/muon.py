@@ -1,0 +1,44 @@
+"""Muon: steps of equal length in every direction of a weight matrix (Jordan et al. 2024, github.com/KellerJordan/Muon).
+
+`torch.optim.Muon` takes matrices only. Most of a UNet's weights are kernels of convolutions, which are matrices as well
+once all but their first axis are flattened; that is the one difference.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+
+def orthogonalise(matrix: Float[Tensor, "m n"], steps: int = 5) -> Float[Tensor, "m n"]:
+    """The nearest matrix with singular values near 1 (between about 0.7 and 1.2), by Newton-Schulz iteration."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum: for inner layers' weights, not for embeddings, biases and a network's two ends."""
+
+    def __init__(self, params: list[Parameter], lr: float, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient by `lr` times the orthogonalised Nesterov momentum."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum"] = torch.zeros_like(weight)
+                state["momentum"].mul_(group["momentum"]).add_(weight.grad)
+                update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
+                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
+                weight.add_(orthogonalise(update).view_as(weight), alpha=-group["lr"] * scale)
