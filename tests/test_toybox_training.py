@@ -86,6 +86,16 @@ def test_captions_are_dropped_for_guidance(pictures):
     assert 0.15 < (chosen == -7).all(1).float().mean() < 0.35
 
 
+def test_a_share_of_captions_says_toy():
+    tokenizer = network.make_tokenizer()
+    captions = tokenizer(["a photo of a red dog, side view"] * 400, return_tensors="pt").input_ids
+    said = tokenizer.batch_decode(train.say_toy(captions, 0.25), skip_special_tokens=True)
+    assert 60 < sum(text == "a photo of a red toy , side view" for text in said) < 140
+    assert sum(text == "a photo of a red dog , side view" for text in said) == 400 - said.count(
+        "a photo of a red toy , side view"
+    )
+
+
 def test_the_judge_learns_and_is_saved_whole(tmp_path, pictures):
     torch.manual_seed(0)
     judge, tokens = Judge(), train.tokenize(pictures)[:, 0]

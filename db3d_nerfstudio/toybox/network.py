@@ -6,6 +6,7 @@ The network predicts the clean image ("sample"): on patches, predictions of nois
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ TEXT_WIDTH = 128
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 
 
+@cache
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word: the captions' vocabulary and the identifiers."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors

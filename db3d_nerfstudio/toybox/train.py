@@ -19,6 +19,7 @@ from torch.nn import Parameter
 from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, DatasetConfig, Pictures, load_dataset, make_dataset
 from db3d_nerfstudio.toybox.muon import Muon
+from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
 SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
                  "a photo of a blue robot", "a photo of a striped green mug", "a photo of a pink chair")  # fmt: skip
@@ -48,6 +49,8 @@ class TrainConfig:
     """Bound on the weight 1 / (1 - alpha_bar) of an image in the loss."""
     unconditional: float = 0.1
     """Share of images trained without a caption, for classifier-free guidance."""
+    generic: float = 0.05
+    """Share of captions that say "toy" in place of the class noun, so that a subject of no known class has a name."""
     ema_decay: float = 0.999
     """Highest decay of the average of the weights."""
     minutes_per_checkpoint: float = 4.0
@@ -175,6 +178,14 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], empty: Int[Tens
     return images, chosen, indices
 
 
+def say_toy(tokens: Int[Tensor, "b n"], share: float) -> Int[Tensor, "b n"]:
+    """The captions, a share of them with "toy" in place of the class noun."""
+    tokenizer = network.make_tokenizer()
+    nouns = torch.tensor(tokenizer.convert_tokens_to_ids(list(CLASS_NOUNS)))
+    replaced = torch.isin(tokens, nouns) & (torch.rand(len(tokens), 1) < share)
+    return torch.where(replaced, tokenizer.convert_tokens_to_ids("toy"), tokens)
+
+
 def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
@@ -211,7 +222,7 @@ def main(config: TrainConfig) -> None:
         while trainer.step < trainer.num_steps:
             torch.manual_seed((config.seed << 32) + trainer.step)  # A resumed run draws what the unbroken one would.
             images, captions, _ = draw_batch(pictures, tokens, empty, config)
-            losses.append(trainer.train_step(images, captions))
+            losses.append(trainer.train_step(images, say_toy(captions, config.generic)))
             if trainer.step % 100 == 0:
                 status = f"{trainer.step * config.batch_size / 1000:.0f}k images, loss {sum(losses) / len(losses):.4f}"
                 progress.update(task, completed=trainer.step, status=status)
