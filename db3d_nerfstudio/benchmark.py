@@ -20,6 +20,7 @@ from torch import Tensor
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModel, DreamBooth3DModelConfig
+from db3d_nerfstudio.optimizers import FusedAdamConfig
 
 PARTS = ("render", "guide", "backward", "optimizer", "total")
 BOX = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -65,7 +66,7 @@ class Benchmark:
         model.load_prompts()
         clock, cameras_config, samples = _Clock(self.device), RandomCamerasConfig(), 0
         model.guide_context = lambda: clock.part("guide")
-        optimizer = torch.optim.Adam(model.field.parameters(), lr=0.01, eps=1e-15)
+        optimizer = FusedAdamConfig(lr=0.01, eps=1e-15).setup(params=model.field.parameters())
         for step in range(self.steps):
             model.set_progress(step / self.steps)
             size = resolution_at(cameras_config, self.resolution, step / self.steps)
