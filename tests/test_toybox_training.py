@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.toybox import dataset, exam, network, train, train_judge
+from db3d_nerfstudio.toybox import dataset, exam, network, release, train, train_judge
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
 from db3d_nerfstudio.toybox.muon import Muon, orthogonalise
 
@@ -143,3 +143,20 @@ def test_the_exam_asks_what_its_captions_say():
         text, traits, view = exam.draw_question(seed)
         assert f"{traits.main_color} {traits.class_noun}" in text and text.endswith(f", {view} view")
         assert exam.draw_question(seed)[0] == text
+
+
+def test_a_release_is_what_was_trained_at_half_precision(tmp_path):
+    network.save_guide(tmp_path / "guide", network.make_unet(), network.make_text_encoder())
+    judge = Judge().eval()
+    save_file(judge.state_dict(), tmp_path / "judge.safetensors")
+    release.main(release.ReleaseConfig(tmp_path / "guide", tmp_path / "judge.safetensors", tmp_path / "weights"))
+    size = sum(file.stat().st_size for file in (tmp_path / "weights").rglob("*") if file.is_file())
+    assert size < 20e6  # The project ships at most 60 MB.
+    one, other = (ToyboxGuideConfig(model=tmp_path / path).setup(device="cpu") for path in ("guide", "weights/guide"))
+    z, text = torch.randn(1, 48, 16, 16), one.embed(["a photo of a red dog"])
+    assert other.unet.dtype == torch.float32
+    eps = one.predict_noise(z, torch.tensor([500]), text)
+    torch.testing.assert_close(other.predict_noise(z, torch.tensor([500]), text), eps, atol=0.02, rtol=0)
+    rgb = torch.rand(2, 3, 64, 64)
+    loaded = load_judge(tmp_path / "weights" / "judge" / "model.safetensors")
+    torch.testing.assert_close(loaded.look(rgb).embedding, judge.look(rgb).embedding, atol=5e-3, rtol=0)

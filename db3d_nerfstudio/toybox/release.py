@@ -1,0 +1,43 @@
+"""Put a trained guide and judge into the package, at half precision: `python -m db3d_nerfstudio.toybox.release`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from db3d_nerfstudio.toybox import network
+from db3d_nerfstudio.toybox.train import read_guide
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass
+class ReleaseConfig:
+    """What to put where."""
+
+    guide: Path | None = None
+    """Folder of a trained guide."""
+    judge: Path | None = None
+    """File of a trained judge."""
+    weights: Path = WEIGHTS
+    """Where the package looks for them."""
+
+
+def main(config: ReleaseConfig) -> None:
+    """Halve and copy."""
+    from safetensors.torch import load_file, save_file
+
+    if config.guide is not None:
+        unet, text_encoder = read_guide(config.guide)
+        network.save_guide(config.weights / "guide", unet.half(), text_encoder.half())
+    if config.judge is not None:
+        state = {name: value.half() if value.is_floating_point() else value
+                 for name, value in load_file(config.judge).items()}  # fmt: skip
+        (config.weights / "judge").mkdir(parents=True, exist_ok=True)
+        save_file(state, config.weights / "judge" / "model.safetensors")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(ReleaseConfig))
