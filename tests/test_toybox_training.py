@@ -151,6 +151,7 @@ def test_a_release_is_what_was_trained_at_half_precision(tmp_path):
     save_file(judge.state_dict(), tmp_path / "judge.safetensors")
     release.main(release.ReleaseConfig(tmp_path / "guide", tmp_path / "judge.safetensors", tmp_path / "weights"))
     size = sum(file.stat().st_size for file in (tmp_path / "weights").rglob("*") if file.is_file())
+    assert str(tmp_path) not in (tmp_path / "weights" / "guide" / "unet" / "config.json").read_text()
     assert size < 20e6  # The project ships at most 60 MB.
     one, other = (ToyboxGuideConfig(model=tmp_path / path).setup(device="cpu") for path in ("guide", "weights/guide"))
     z, text = torch.randn(1, 48, 16, 16), one.embed(["a photo of a red dog"])

@@ -29,6 +29,7 @@ def main(config: ReleaseConfig) -> None:
 
     if config.guide is not None:
         unet, text_encoder = read_guide(config.guide)
+        unet.register_to_config(_name_or_path="toybox")  # diffusers would write the folder that it was read from.
         network.save_guide(config.weights / "guide", unet.half(), text_encoder.half())
     if config.judge is not None:
         state = {name: value.half() if value.is_floating_point() else value
