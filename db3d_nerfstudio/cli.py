@@ -1,0 +1,43 @@
+"""`db3d`: what is done with runs and guides beside training them. `db3d COMMAND --help` tells a command's options."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A command: a config dataclass and a `main(config)` in the same module, imported when it is called."""
+
+    module: str
+    config: str
+    help: str
+
+
+COMMANDS: dict[str, Command] = {}
+
+
+def usage() -> str:
+    """One line a command."""
+    lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: db3d COMMAND [OPTIONS]", "", *lines, "", "db3d COMMAND --help tells its options."])
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command that the arguments name."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if args[0] not in COMMANDS:
+        sys.exit(f'db3d has no command "{args[0]}".\n{usage()}')
+    import tyro
+
+    from db3d_nerfstudio.errors import one_line
+
+    command = COMMANDS[args[0]]
+    module = import_module(command.module)
+    config = tyro.cli(getattr(module, command.config), prog=f"db3d {args[0]}", args=args[1:])
+    with one_line(ValueError, OSError, FloatingPointError):
+        module.main(config)

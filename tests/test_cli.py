@@ -1,0 +1,20 @@
+"""The command line: its table of commands, and what a wrong command says."""
+
+from importlib import import_module
+
+import pytest
+
+from db3d_nerfstudio import cli
+
+
+def test_every_command_has_its_config_and_main():
+    for command in cli.COMMANDS.values():
+        module = import_module(command.module)
+        assert callable(module.main) and getattr(module, command.config).__doc__
+
+
+def test_unknown_command_is_answered_with_the_list(capsys):
+    with pytest.raises(SystemExit, match='no command "fly"'):
+        cli.main(["fly"])
+    cli.main([])
+    assert "usage: db3d COMMAND" in capsys.readouterr().out
