@@ -10,7 +10,9 @@ crash are the same call.
 """
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,6 +21,7 @@ import torch
 from db3d_nerfstudio.dreambooth import DreamBoothConfig
 
 PhaseName = Literal["initial", "final"]
+NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
 
 
 @dataclass
@@ -66,10 +69,10 @@ class PhasesConfig:
     multiview_steps: int = 150
     """Further iterations of D_partial on photos and pseudo views (the paper's 150)."""
 
-    @property
-    def total_steps(self) -> int:
-        """Micro-steps of the whole run."""
-        return self.initial.steps + self.final.steps
+    def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
+        """Micro-steps of the whole run, given the phases that somebody ended early."""
+        initial = ends.get("initial", self.initial.steps)
+        return ends.get("final", initial + self.final.steps) if self.final.steps else initial
 
 
 class Phase(NamedTuple):
@@ -82,11 +85,17 @@ class Phase(NamedTuple):
     """Fraction of the phase that is done, in [0, 1)."""
 
 
-def phase_at(config: PhasesConfig, step: int) -> Phase:
-    """The phase of a step; steps beyond the end belong to the last phase."""
+def phase_at(config: PhasesConfig, step: int, ends: Mapping[PhaseName, int] = NO_ENDS) -> Phase:
+    """The phase of a step; steps beyond the end belong to the last phase.
+
+    Args:
+        ends: The steps at which phases were ended early. Schedules are those of the planned length all the same, so
+            that a step before the end is what it was when nobody knew of the end.
+    """
     name, start, steps = "initial", 0, config.initial.steps
-    if step >= steps and config.final.steps > 0:
-        name, start, steps = "final", config.initial.steps, config.final.steps
+    end = ends.get("initial", steps)
+    if step >= end and config.final.steps > 0:
+        name, start, steps = "final", end, config.final.steps
     return Phase(name, start, min(step - start, steps - 1) / steps)
 
 

@@ -1,15 +1,249 @@
-"""What a user sees while something other than NeRF steps goes on."""
+"""How far a run is: its tasks in order, what they have cost, and how long the rest will take.
 
+One `RunProgress` is told of everything that takes time: images of the class, fine-tunings, NeRF steps, pseudo views.
+The terminal, the viewer's panel and the manifest listen to it.
+"""
+
+import os
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
 
 from nerfstudio.utils.rich_utils import CONSOLE
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from db3d_nerfstudio.phases import PhasesConfig
+
+Event = Literal["begin", "update", "end"]
+PACE_WINDOW = 100
+"""How many of the last updates the pace is measured over."""
+SECONDS_BETWEEN_LINES = 60.0
+"""Without a terminal, a task that takes long reports this often at most."""
 
 
 def announce(line: str) -> None:
     """One line that is not wrapped, so that it can be searched for and its paths copied."""
     CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False, style="bold")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A piece of a run's work."""
+
+    stage: str
+    """The stage it belongs to, as it is announced."""
+    name: str
+    """What a user calls it."""
+    kind: Literal["images", "tuning", "initial NeRF", "final NeRF"]
+    """What its pace is compared with: tasks of one kind cost the same per unit."""
+    total: int
+    """How many of the things it makes or does."""
+    units: int = 1
+    """Units of work in each of them: an image takes that many steps of the sampler."""
+
+
+CLASS_IMAGES, PSEUDO_VIEWS, INITIAL_NERF, FINAL_NERF = "Class images", "Pseudo views", "Initial NeRF", "Final NeRF"
+
+
+def tuning(name: str) -> str:
+    """The task of a fine-tuning."""
+    return f"DreamBooth {name}"
+
+
+def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
+    """All that a run does, in order; what has no steps is left out.
+
+    Args:
+        num_views: Number of pseudo views.
+    """
+    dreambooth, views = phases.dreambooth, phases.pseudo_views
+    class_images = dreambooth.num_class_images if dreambooth.prior_weight > 0 and phases.partial_steps else 0
+    translation_steps = max(1, round(views.strength * views.sample_steps))
+    one, two, three = "1/3 initial", "2/3 pseudo_views", "3/3 final"
+    tasks = [
+        Task(one, CLASS_IMAGES, "images", class_images, dreambooth.class_sample_steps),
+        Task(one, tuning("partial"), "tuning", phases.partial_steps),
+        Task(one, INITIAL_NERF, "initial NeRF", phases.initial.steps),
+    ]
+    if phases.final.steps:
+        tasks += [
+            Task(two, tuning("full"), "tuning", phases.full_steps),
+            Task(two, PSEUDO_VIEWS, "images", num_views, translation_steps),
+            Task(three, tuning("multiview"), "tuning", phases.multiview_steps),
+            Task(three, FINAL_NERF, "final NeRF", phases.final.steps),
+        ]
+    return [task for task in tasks if task.total]
+
+
+Listener = Callable[["RunProgress", Event], None]
+
+
+class RunProgress:
+    """What is going on now, and what is to come.
+
+    A task that is begun ends those before it: an artifact that was found on disk never begins.
+    """
+
+    def __init__(self, tasks: list[Task], clock: Callable[[], float] = time.monotonic) -> None:
+        self.tasks = tasks
+        self.task: Task | None = None
+        self.done = 0
+        self.loss: float | None = None
+        self.listeners: list[Listener] = []
+        self._began = 0.0
+        self.clock = clock
+        self._pace: dict[str, float] = {}  # Seconds per unit of each kind of task.
+        self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_WINDOW)
+
+    def begin(self, name: str, done: int = 0) -> None:
+        """The task of this name starts, or goes on where a killed run left it."""
+        (self.task,) = (task for task in self.tasks if task.name == name)
+        self.done, self.loss, self._began = done, None, self.clock()
+        self.restart_clock()
+        self._tell("begin")
+
+    def update(self, done: int, loss: float | None = None) -> None:
+        """So many of the present task's things are done."""
+        self.done = done
+        self.loss = self.loss if loss is None else loss
+        self._recent.append((self.clock(), done))
+        (since, first), units = self._recent[0], self.task.units
+        if done > first:
+            self._pace[self.task.kind] = (self.clock() - since) / (done - first) / units
+        self._tell("update")
+
+    def end(self) -> None:
+        """The present task is done, or there was nothing to do: its result was on disk."""
+        self._tell("end")
+
+    @property
+    def seconds(self) -> float:
+        """How long the present task has taken in this process."""
+        return self.clock() - self._began
+
+    def restart_clock(self) -> None:
+        """Forget when the last thing was done: a pause says nothing about the pace."""
+        self._recent.clear()
+        self._recent.append((self.clock(), self.done))
+
+    @contextmanager
+    def during(self, name: str) -> Iterator[Callable[..., None]]:
+        """A task from its begin to its end; yields `update`."""
+        self.begin(name)
+        yield self.update
+        self.end()
+
+    def seconds_left(self, whole_run: bool) -> tuple[float, bool]:
+        """How long the present stage, or the run, will take; and whether that counts all of it.
+
+        Nothing is known of a kind of task before the first of it has begun.
+        """
+        if self.task is None:
+            return 0.0, False
+        coming = self.tasks[self.tasks.index(self.task) :]
+        coming = [task for task in coming if whole_run or task.stage == self.task.stage]
+        seconds, complete = 0.0, True
+        for task in coming:
+            pace = self._pace_of(task)
+            complete = complete and pace is not None
+            left = task.total - self.done if task is self.task else task.total
+            seconds += (pace or 0.0) * left * task.units
+        return seconds, complete
+
+    def _pace_of(self, task: Task) -> float | None:
+        """The two NeRFs are alike, but the one in training knows better than the other how fast it is."""
+        likeness = {"final NeRF": "initial NeRF"}
+        return self._pace.get(task.kind, self._pace.get(likeness.get(task.kind, "")))
+
+    def _tell(self, event: Event) -> None:
+        for listener in self.listeners:
+            listener(self, event)
+
+
+def clock_time(seconds: float) -> str:
+    """Hours, minutes and seconds as a clock shows them."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def time_left(progress: RunProgress) -> str:
+    """What is left of the stage and of the run; "over" where a part of it has not been timed yet."""
+    parts = []
+    for label, whole_run in (("stage", False), ("run", True)):
+        seconds, complete = progress.seconds_left(whole_run)
+        parts.append(f"{label} {'' if complete else 'over '}{clock_time(seconds)}")
+    return f"{', '.join(parts)} left"
+
+
+def is_quiet(console: Console = CONSOLE) -> bool:
+    """Whether nobody watches: a few plain lines are better than a display that moves."""
+    return bool(os.environ.get("CI")) or not console.is_terminal
+
+
+@contextmanager
+def shown(progress: RunProgress, console: Console = CONSOLE) -> Iterator[None]:
+    """Show progress on the terminal for a while: one line that moves, or a few that don't."""
+    style = _plain_lines if is_quiet(console) else _moving_line
+    with style(progress, console) as listener:
+        progress.listeners.append(listener)
+        try:
+            yield
+        finally:
+            progress.listeners.remove(listener)
+
+
+@contextmanager
+def _moving_line(progress: RunProgress, console: Console) -> Iterator[Listener]:
+    columns = [TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn()]
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as line:
+        row = line.add_task("Setting up", total=None, note="")
+
+        def show(progress: RunProgress, event: Event) -> None:
+            task = progress.task
+            if event == "end":
+                _say_end(progress, console)
+                return
+            loss = "" if progress.loss is None else f"loss {progress.loss:.4f}, "
+            note = loss + time_left(progress)
+            line.update(
+                row, description=f"{task.stage}: {task.name}", total=task.total, completed=progress.done, note=note
+            )
+
+        yield show
+
+
+@contextmanager
+def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
+    spoke = progress.clock()
+
+    def say(progress: RunProgress, event: Event) -> None:
+        nonlocal spoke
+        now = progress.clock()
+        if event == "end":
+            _say_end(progress, console)
+        elif event == "update" and now >= spoke + SECONDS_BETWEEN_LINES:
+            task = progress.task
+            _print(console, f"{task.name}: {progress.done} of {task.total}, {time_left(progress)}")
+        else:
+            return
+        spoke = now
+
+    yield say
+
+
+def _say_end(progress: RunProgress, console: Console) -> None:
+    if progress.done:
+        loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+        _print(console, f"{progress.task.name}: {progress.done} in {clock_time(progress.seconds)}{loss}")
+
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

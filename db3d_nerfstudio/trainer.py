@@ -40,7 +40,7 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
         with one_line(ValueError):
             self._check_subject()
             self.output_dir = self.output_dir.absolute()
-            self.max_num_iterations = min(self.max_num_iterations, self.pipeline.phases.total_steps)
+            self.max_num_iterations = min(self.max_num_iterations, self.pipeline.phases.total_steps())
             self._choose_run()
             self.pipeline.datamanager.dataparser.pseudo_views = self.run_folder() / "pseudo_views"
 

@@ -13,7 +13,7 @@ def config():
 
 
 def test_every_step_belongs_to_one_phase_and_progress_grows_within_it(config):
-    phases = [phase_at(config, step) for step in range(config.total_steps)]
+    phases = [phase_at(config, step) for step in range(config.total_steps())]
     assert [phase.name for phase in phases] == ["initial"] * 4 + ["final"] * 8
     assert [phase.start for phase in phases] == [0] * 4 + [4] * 8
     assert [phase.progress for phase in phases] == [i / 4 for i in range(4)] + [i / 8 for i in range(8)]
@@ -26,7 +26,7 @@ def test_steps_beyond_the_end_belong_to_the_last_phase(config):
 def test_a_method_without_stages_has_one_phase(config):
     config.final.steps = 0
     assert phase_at(config, 1000) == ("initial", 0, 3 / 4)
-    assert config.total_steps == 4
+    assert config.total_steps() == 4
 
 
 def test_the_paper_s_numbers_are_the_defaults():
@@ -43,3 +43,13 @@ def test_draws_are_a_function_of_seed_and_step():
     assert draws(0, 5) == first
     for other in [draws(0, 6), draws(1, 5)]:
         assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+def test_a_phase_that_is_ended_early_keeps_its_schedule(config):
+    ends = {"initial": 2}
+    assert [phase_at(config, step, ends) for step in (0, 1)] == [phase_at(config, step) for step in (0, 1)]
+    assert phase_at(config, 2, ends) == ("final", 2, 0.0) and phase_at(config, 4, ends).progress == 2 / 8
+    assert config.total_steps(ends) == 10
+    assert config.total_steps({"initial": 2, "final": 6}) == 6 and config.total_steps({"final": 6}) == 6
+    config.final.steps = 0
+    assert config.total_steps(ends) == 2 and phase_at(config, 2, ends).name == "initial"

@@ -1,0 +1,25 @@
+"""What a person changes during a run holds from a step on, for this process and for the one that resumes."""
+
+from db3d_nerfstudio.interventions import Change, add_change, guidance_at, read_changes, stage_ends
+
+
+def test_changes_are_read_back_in_order(tmp_path):
+    assert read_changes(tmp_path) == []
+    changes = [Change(3, prompt="a"), Change(5, guidance_scale=2.5), Change(8, ends="initial")]
+    for change in changes:
+        add_change(tmp_path, change)
+    assert read_changes(tmp_path) == changes
+    assert [path.name for path in tmp_path.iterdir()] == ["interventions.json"], "a readable name, nothing left over"
+
+
+def test_what_holds_at_a_step_is_what_was_said_last_before_it():
+    changes = [Change(3, prompt="a"), Change(5, guidance_scale=2.5), Change(5, prompt="b", guidance_scale=1.0)]
+    started = ("started with", 8.0)
+    assert guidance_at(changes, 2, *started) == started
+    assert guidance_at(changes, 3, *started) == guidance_at(changes, 4, *started) == ("a", 8.0)
+    assert guidance_at(changes, 5, *started) == ("b", 1.0)
+
+
+def test_early_ends_of_phases():
+    assert stage_ends([Change(3, prompt="a")]) == {}
+    assert stage_ends([Change(8, ends="initial"), Change(12, ends="final")]) == {"initial": 8, "final": 12}
