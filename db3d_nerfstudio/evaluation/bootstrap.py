@@ -1,0 +1,47 @@
+"""A mean and how far it can be trusted: percentile bootstrap over subjects, by SciPy."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Estimate(NamedTuple):
+    """A mean with its interval."""
+
+    mean: float
+    low: float | None
+    """Lower end; None where a single value says nothing of its spread."""
+    high: float | None
+    """Upper end."""
+    number: int
+    """How many values there were."""
+
+    def __str__(self) -> str:
+        if self.low is None or self.high is None:
+            return f"{self.mean:.3f}"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(values: list[float], confidence: float = 0.95) -> Estimate:
+    """Mean of the values, and the interval that holds the means of this share of resamplings; always the same draws.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    if not values:
+        raise ValueError("there is no mean of no values")
+    mean = float(np.mean(values))
+    if len(values) == 1:
+        return Estimate(mean, None, None, 1)
+    if max(values) == min(values):  # SciPy calls this degenerate, and warns.
+        return Estimate(mean, mean, mean, len(values))
+    from scipy.stats import bootstrap as resample
+
+    result = resample(
+        (np.array(values),), np.mean, confidence_level=confidence, n_resamples=9999, method="percentile",
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    interval = result.confidence_interval
+    return Estimate(mean, float(interval.low), float(interval.high), len(values))

@@ -1,0 +1,72 @@
+"""What DreamBooth has done to a guide: what it has learned of the subject, and what that has cost.
+
+A guide that is tuned too long knows the subject from the photos' side only; that, and no other, is DreamBooth3D's
+reason for three stages (2303.13508, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import combinations
+from math import log
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.evaluation.pixels import Distance
+from db3d_nerfstudio.prompts import VIEW_NAMES, view_prompts
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.base import DiffusionGuide
+
+
+def view_diversity(said: list[str]) -> float:
+    """Entropy of the views that samples show, over that of all views alike: 0 if they all show the same, at most 1.
+
+    Args:
+        said: What samples of prompts that name every view equally often are said to show.
+    """
+    shares = [count / len(said) for count in Counter(said).values()]
+    return sum(-share * log(share) for share in shares) / log(len(VIEW_NAMES))
+
+
+def diversity(images: Float[Tensor, "n 3 h w"], distance: Distance) -> float:
+    """DIV: mean distance, LPIPS in the paper, over all pairs of samples of one prompt (2208.12242, table 3).
+
+    Raises:
+        ValueError: fewer than two samples have no pair.
+    """
+    pairs = list(combinations(range(len(images)), 2))
+    if not pairs:
+        raise ValueError(f"diversity needs two samples at least, got {len(images)}")
+    first, second = zip(*pairs, strict=True)
+    return float(distance(images[list(first)], images[list(second)]).mean())
+
+
+@torch.no_grad()
+def sample_prompts(
+    guide: DiffusionGuide,
+    prompts: list[str],
+    *,
+    seed: int,
+    steps: int = 25,
+    guidance_scale: float = 4.0,
+    chunk: int = 8,
+) -> Float[Tensor, "n 3 h w"]:
+    """One sample for each prompt; prompt and noise of each depend on its place in the list alone."""
+    from db3d_nerfstudio.translate import sample
+
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for start in range(0, len(prompts), chunk):
+        text = guide.embed(prompts[start : start + chunk])
+        uncond = guide.embed([""]).expand_as(text)
+        parts.append(sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator))
+    return torch.cat(parts).cpu()
+
+
+def prompts_of_all_views(prompt: str, per_view: int) -> list[str]:
+    """The prompt from every side, `per_view` times each, view by view in the order of `VIEW_NAMES`."""
+    return [named for named in view_prompts(prompt).values() for _ in range(per_view)]
