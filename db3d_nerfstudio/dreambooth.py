@@ -1,32 +1,30 @@
 """DreamBooth: teach a guide a subject from a few images (Ruiz et al. 2022, arXiv 2208.12242).
 
-    L = E w(t) |eps_hat(z_t; instance prompt) - eps|^2  +  lambda E w(t) |eps_hat(z'_t; class prompt) - eps'|^2
+    L = E w(t) |eps_hat(z_t; instance prompt) - eps|^2  +  lambda E w'(t) |eps_hat(z'_t; class prompt) - eps'|^2
 
 z encodes images of the subject; z' images that the untouched model itself made of the class, which keep it from
 forgetting what else there is (prior preservation). DreamBooth3D (arXiv 2303.13508) does this three times, for 150, 800
-and again 150 iterations.
+and again 150 iterations. What moves is the guide's choice: all weights, an adapter, or the embedding of one new word,
+which makes it Textual Inversion (Gal et al. 2022, arXiv 2208.01618).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image, to_tensor
+from torch.nn import Parameter
+from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.distill import add_noise, standard_noise
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType
-from db3d_nerfstudio.translate import sample
 
-MANIFEST = "manifest.json"
 Progress = Callable[[int, float], None]
 
 
@@ -40,12 +38,22 @@ class DreamBoothConfig:
     """AdamW's decay of weights."""
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit keeps AdamW's moments in 8 bits: a quarter of their memory, by bitsandbytes (`pip install` it)."""
+    ema_decay: float | None = None
+    """Keep the running mean of the weights, with this decay once past the first iterations, and not the last ones."""
     batch_size: int = 2
     """Images of the subject per iteration, and as many of the class."""
     snr_gamma: float | None = 5.0
     """Cap on the weight that a timestep's error in the clean z has (see `noise_weights`); unset, no cap."""
     prior_weight: float = 1.0
     """Lambda, the weight of prior preservation; at 0 no images of the class are needed."""
+    prior_snr_gamma: float | None = 5.0
+    """The cap for the images of the class; diffusers' training scripts have none there."""
+    masked_loss: bool = False
+    """Learn only from the opaque part of photos with an alpha channel: the subject, not what was around it."""
+    view_words: bool = False
+    """Captions name the side that a photo's file name names (`2_back.jpg`: ", back view")."""
     num_class_images: int = 64
     """How many images of the class the untouched guide makes."""
     class_sample_steps: int = 25
@@ -62,15 +70,47 @@ def noise_weights(
     """The weight of a squared error in eps that amounts to the guide's own training loss, capped.
 
     With SNR = abar / (1 - abar), a squared error in eps is one in z times SNR. A network trained on eps weights its
-    error in z by SNR, one trained on v by SNR + 1. Capping this weight at gamma is Min-SNR (Hang et al. 2023, arXiv
-    2303.09556). For networks that predict z itself, SNR + 1 = 1 / (1 - abar) capped at about 5 is what the toybox is
-    trained with: SNR alone would teach nothing at the high noise where colours and layout are decided.
+    error in z by SNR, one trained on v by SNR + 1. Min-SNR (Hang et al. 2023, arXiv 2303.09556) puts min(SNR, gamma) in
+    place of either. For networks that predict z itself, SNR + 1 = 1 / (1 - abar) capped at about 5 is what the toybox
+    is trained with: SNR alone would teach nothing at the high noise where colours and layout are decided.
     """
     snr = (abar / (1 - abar)).clamp(min=1e-6)  # Below, eps says nothing about z within float32.
-    weight = snr if prediction_type == "epsilon" else snr + 1
-    if snr_gamma is not None:
-        weight = weight.clamp(max=snr_gamma)
+    if prediction_type == "sample":
+        weight = snr + 1 if snr_gamma is None else (snr + 1).clamp(max=snr_gamma)
+    elif snr_gamma is not None:
+        weight = snr.clamp(max=snr_gamma)
+    else:
+        weight = snr if prediction_type == "epsilon" else snr + 1
     return weight / snr
+
+
+def dreambooth_loss(
+    guide: DiffusionGuide,
+    z: Float[Tensor, "b c hz wz"],
+    text: Float[Tensor, "b n d"],
+    t: Int[Tensor, " b"],
+    eps: Float[Tensor, "b c hz wz"],
+    mask: Float[Tensor, "b 1 hz wz"],
+    num_instance: int,
+    config: DreamBoothConfig,
+) -> Float[Tensor, ""]:
+    """The module's equation on one batch in one forward pass: first `num_instance` of the subject, then of the class.
+
+    Errors count where `mask` is 1, as a mean over that part, so that a subject teaches the same however small it is.
+    """
+    eps_hat = guide.predict_noise(add_noise(guide, z, t, eps), t, text)
+    errors = ((eps_hat - eps).square() * mask / mask.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=(1, 2, 3))
+    abar, kind, n = guide.alphas_cumprod[t], guide.prediction_type, num_instance
+    loss = (noise_weights(abar[:n], kind, config.snr_gamma) * errors[:n]).mean()
+    if n < len(errors):
+        prior = (noise_weights(abar[n:], kind, config.prior_snr_gamma) * errors[n:]).mean()
+        loss = loss + config.prior_weight * prior
+    return loss
+
+
+def needs_prior(guide: DiffusionGuide, config: DreamBoothConfig) -> bool:
+    """Whether images of the class take part: not if lambda is 0, nor if a new word is all that can move."""
+    return config.prior_weight > 0 and guide.can_forget
 
 
 def finetune(
@@ -83,37 +123,36 @@ def finetune(
     steps: int,
     config: DreamBoothConfig,
     seed: int,
+    masks: Float[Tensor, "n 1 h w"] | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """Move `guide.parameters()` in place; return the loss of every iteration, which depends on `seed` alone.
 
     Args:
         prompts: One per image.
-        class_images: What `class_images()` made; None only if the config's prior_weight is 0.
+        class_images: What `class_images()` made; None only if `needs_prior` says so.
+        masks: 1 where the images show the subject; None for everywhere.
         progress: Called after every iteration with the number done and its loss.
     """
     if len(prompts) != len(images):
         raise ValueError(f"Every image needs its prompt: {len(images)} images, {len(prompts)} prompts.")
-    groups = [_Examples(guide, images, prompts, weight=1.0)]
-    if config.prior_weight > 0:
+    groups = [_Examples(guide, images, prompts, masks)]
+    if needs_prior(guide, config):
         if class_images is None:
             raise ValueError(
                 "Prior preservation needs class images: make them with class_images(), or set prior_weight to 0."
             )
-        groups.append(_Examples(guide, class_images, [class_prompt], weight=config.prior_weight))
+        groups.append(_Examples(guide, class_images, [class_prompt] * len(class_images), None))
+    text = _Captions(guide, sorted({prompt for group in groups for prompt in group.prompts}))
 
     parameters = guide.parameters()
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=guide.learning_rate if config.learning_rate is None else config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = _optimizer(parameters, guide, config)
+    average = None if config.ema_decay is None else _average(parameters, config.ema_decay)
     scaler = torch.amp.GradScaler(guide.device.type, enabled=guide.dtype == torch.float16)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     for step in range(steps):
-        loss = _loss(guide, groups, config, generator)
+        loss = _loss(guide, groups, text, config, generator)
         losses.append(loss.item())
         if not loss.isfinite():
             raise FloatingPointError(
@@ -126,107 +165,111 @@ def finetune(
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()
+        if average is not None:
+            average.step(parameters)
         if progress is not None:
             progress(step + 1, losses[-1])
+    if average is not None:
+        average.copy_to(parameters)
     optimizer.zero_grad()
     return losses
 
 
 class _Examples:
-    """Images with their prompts, encoded once; prompts again for every batch only where the text encoder is trained."""
+    """Images with their prompts and masks, encoded once."""
 
-    def __init__(self, guide: DiffusionGuide, images: Tensor, prompts: list[str], weight: float) -> None:
-        self.weight = weight
-        self._guide = guide
+    def __init__(self, guide: DiffusionGuide, images: Tensor, prompts: list[str], masks: Tensor | None) -> None:
+        self.prompts = prompts
         with torch.no_grad():
-            self._z = torch.cat([guide.encode(image[None].to(guide.device)) for image in images])
-        self._prompts = sorted(set(prompts))
-        self._prompt_of = torch.tensor([self._prompts.index(prompt) for prompt in prompts]).expand(len(images))
-        text = guide.embed(self._prompts)
+            self.z = torch.cat([guide.encode(image[None].to(guide.device)) for image in images])
+        if masks is None:
+            self.mask = self.z.new_ones(len(self.z), 1, *self.z.shape[2:])
+        else:
+            self.mask = interpolate(masks.to(self.z), self.z.shape[2:], mode="area")
+
+
+class _Captions:
+    """Text embeddings of prompts, computed once; again for every batch only where training changes them."""
+
+    def __init__(self, guide: DiffusionGuide, prompts: list[str]) -> None:
+        self._guide = guide
+        self._index = {prompt: i for i, prompt in enumerate(prompts)}
+        text = guide.embed(prompts)
         self._text = None if text.requires_grad else text
 
-    def draw(self, num: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Encoded images and text embeddings of `num` examples."""
-        index = torch.randint(len(self._z), (num,), generator=generator)
-        text = self._guide.embed(self._prompts) if self._text is None else self._text
-        return self._z[index.to(self._z.device)], text[self._prompt_of[index].to(text.device)]
+    def __call__(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        text = self._guide.embed(list(self._index)) if self._text is None else self._text
+        return text[torch.tensor([self._index[prompt] for prompt in prompts], device=text.device)]
 
 
 def _loss(
-    guide: DiffusionGuide, groups: list[_Examples], config: DreamBoothConfig, generator: torch.Generator
+    guide: DiffusionGuide,
+    groups: list[_Examples],
+    text: _Captions,
+    config: DreamBoothConfig,
+    generator: torch.Generator,
 ) -> Float[Tensor, ""]:
-    """The module's equation on one random batch of every group, all in one forward pass."""
-    z, text = (torch.cat(parts) for parts in zip(*(g.draw(config.batch_size, generator) for g in groups), strict=True))
-    t: Int[Tensor, " b"] = torch.randint(len(guide.alphas_cumprod), (len(z),), generator=generator).to(guide.device)
+    """`dreambooth_loss` on one random batch of every group."""
+    drawn = [torch.randint(len(group.z), (config.batch_size,), generator=generator) for group in groups]
+    pairs = list(zip(groups, drawn, strict=True))
+    z = torch.cat([group.z[index.to(guide.device)] for group, index in pairs])
+    mask = torch.cat([group.mask[index.to(guide.device)] for group, index in pairs])
+    captions = text([group.prompts[i] for group, index in pairs for i in index.tolist()])
+    t = torch.randint(len(guide.alphas_cumprod), (len(z),), generator=generator).to(guide.device)
     eps = standard_noise(z.shape, guide.device, generator)
-    eps_hat = guide.predict_noise(add_noise(guide, z, t, eps), t, text)
-    weights = noise_weights(guide.alphas_cumprod[t], guide.prediction_type, config.snr_gamma)
-    errors = weights * (eps_hat - eps).square().mean(dim=(1, 2, 3))
-    return sum(group.weight * part.mean() for group, part in zip(groups, errors.split(config.batch_size), strict=True))
+    return dreambooth_loss(guide, z, captions, t, eps, mask, config.batch_size, config)
 
 
-def class_images(
-    guide: DiffusionGuide,
-    prompt: str,
-    config: DreamBoothConfig,
-    path: Path,
-    progress: Callable[[int], None] | None = None,
-    batch_size: int = 8,
-) -> Float[Tensor, "m 3 h w"]:
-    """Images of the class, made by the guide's base model (to which this returns the guide), kept in the folder `path`.
-
-    They are made again if the folder's manifest tells of another model, prompt, number, seed or sampler.
-    `progress` is called with the number of images made so far.
-    """
-    guide.load(None)
-    manifest = {
-        "model": guide.fingerprint(),
-        "prompt": prompt,
-        "number": config.num_class_images,
-        "seed": config.class_seed,
-        "sampler": {"name": "ddim", "steps": config.class_sample_steps, "guidance_scale": config.class_guidance_scale},
+def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: DreamBoothConfig) -> torch.optim.Optimizer:
+    settings = {
+        "lr": guide.learning_rate if config.learning_rate is None else config.learning_rate,
+        "weight_decay": config.weight_decay,
     }
-    if not _made_by(path, manifest):
-        unfinished = path.with_name(path.name + ".tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _sample_into(unfinished, guide, prompt, config, batch_size, progress)
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(unfinished, path)
-    files = sorted(path.glob("*.png"))
-    return torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]).to(guide.device)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **settings, fused=True)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise UserError(
+            'The 8-bit optimizer needs bitsandbytes: pip install "db3d_nerfstudio[8bit]", or set optimizer to adamw.'
+        ) from None
+    return AdamW8bit(parameters, **settings)
 
 
-def _made_by(path: Path, manifest: dict) -> bool:
-    file = path / MANIFEST
-    return file.exists() and json.loads(file.read_text()) == manifest
+def _average(parameters: list[Parameter], decay: float):
+    from diffusers.training_utils import EMAModel
+
+    return EMAModel(parameters, decay=decay, foreach=True)
 
 
-def _sample_into(
-    folder: Path,
-    guide: DiffusionGuide,
-    prompt: str,
-    config: DreamBoothConfig,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
-) -> None:
-    with torch.no_grad():
-        text, uncond = guide.embed([prompt, ""]).split(1)
-    generator = torch.Generator().manual_seed(config.class_seed)
-    made = 0
-    while made < config.num_class_images:
-        num = min(batch_size, config.num_class_images - made)
-        images = sample(
-            guide,
-            text.expand(num, -1, -1),
-            uncond.expand(num, -1, -1),
-            steps=config.class_sample_steps,
-            guidance_scale=config.class_guidance_scale,
-            generator=generator,
+@torch.no_grad()
+def save_checked(guide: DiffusionGuide, path: Path, prompt: str) -> float:
+    """Save a fine-tune, load it again and compare; return by how much it moved the guide's answer to the prompt.
+
+    The answer is `predict_noise` on fixed noise, its change relative to the base model's answer (root mean square).
+
+    Raises:
+        RuntimeError: what was read is not what was written.
+        UserError: fine-tuning changed nothing.
+    """
+    tuned = _answer(guide, prompt)
+    guide.save(path)
+    guide.load(None)
+    base = _answer(guide, prompt)
+    guide.load(path)
+    again, change = _answer(guide, prompt), (tuned - base).norm()
+    if change == 0:
+        raise UserError(
+            f'Fine-tuning left the guide\'s answer to "{prompt}" as it was: raise the learning rate or the number of '
+            "iterations, and check that the prompt contains what is to be learned."
         )
-        for image in images:
-            to_pil_image(image.cpu()).save(folder / f"{made:04d}.png")
-            made += 1
-        if progress is not None:
-            progress(made)
+    if (again - tuned).norm() > 1e-3 * change:
+        raise RuntimeError(f"The fine-tune in {path} was not saved faithfully: loaded again, it answers differently.")
+    return (change / base.norm()).item()
+
+
+def _answer(guide: DiffusionGuide, prompt: str) -> Float[Tensor, "1 c hz wz"]:
+    size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape
+    noise = standard_noise(size, guide.device, torch.Generator().manual_seed(0))
+    t = torch.tensor([len(guide.alphas_cumprod) // 2], device=guide.device)
+    return guide.predict_noise(noise, t, guide.embed([prompt]))

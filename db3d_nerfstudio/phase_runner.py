@@ -23,11 +23,12 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManager
-from db3d_nerfstudio.dreambooth import class_images, finetune
+from db3d_nerfstudio.dreambooth import finetune, needs_prior, save_checked
 from db3d_nerfstudio.errors import UserError, one_line
 from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
-from db3d_nerfstudio.photos import load_photos, photos_digest
+from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest
 from db3d_nerfstudio.progress import announce, progress_bar
 from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
 from db3d_nerfstudio.pseudo_views import in_chunks, load_pseudo_views, render, save_pseudo_views
@@ -119,7 +120,10 @@ class PhaseRunner:
             return start
 
         def make(path: Path) -> None:
-            prior = self.class_images if self.config.dreambooth.prior_weight > 0 else None
+            prior = self.class_images if needs_prior(self.guide, self.config.dreambooth) else None
+            masks = self.photo_masks
+            if masks is not None:  # Pseudo views teach everywhere.
+                masks = torch.cat([masks, masks.new_ones(len(images) - len(masks), *masks.shape[1:])])
             self.guide.load(start)
             with self.model.guide_context(), progress_bar(f"DreamBooth {name}", steps) as progress:
                 losses = finetune(
@@ -131,9 +135,10 @@ class PhaseRunner:
                     steps=steps,
                     config=self.config.dreambooth,
                     seed=self.seed,
+                    masks=masks,
                     progress=progress,
                 )
-            self.guide.save(path)
+                save_checked(self.guide, path, self.subject.instance_prompt)
             (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
 
         recipe = {"start": start and start.name, "steps": steps, "prompts": prompts, **self._base_recipe(), **recipe}
@@ -226,8 +231,15 @@ class PhaseRunner:
         return load_photos(self.datamanager.config.data, self.guide.resolution)
 
     @property
+    def photo_masks(self) -> Float[Tensor, "n 1 h w"] | None:
+        """Where the photos show the subject, if only that is to be learned."""
+        wanted = self.config.dreambooth.masked_loss
+        return load_masks(self.datamanager.config.data, self.guide.resolution) if wanted else None
+
+    @property
     def _photo_prompts(self) -> list[str]:
-        return [self.subject.instance_prompt] * len(self.photos)
+        config = self.config.dreambooth
+        return photo_captions(self.datamanager.config.data, self.subject.instance_prompt, config.view_words)
 
     @cached_property
     def class_images(self) -> Float[Tensor, "m 3 h w"]:

@@ -1,6 +1,7 @@
 """The subject's photos: a folder of a few casual pictures, without poses."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.prompts import VIEW_NAMES, view_prompts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -26,11 +28,7 @@ def photo_paths(folder: Path) -> list[Path]:
 
 def load_photo(path: Path, resolution: int) -> Image.Image:
     """A photo upright, on white where transparent, its central square resized to `resolution` pixels."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the photo {path} ({error}): replace or remove it") from None
+    image = _read(path)
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return ImageOps.fit(image, (resolution, resolution), Image.Resampling.LANCZOS)
 
@@ -38,6 +36,39 @@ def load_photo(path: Path, resolution: int) -> Image.Image:
 def load_photos(folder: Path, resolution: int) -> Float[Tensor, "n 3 h w"]:
     """All photos of a folder, in [0, 1]."""
     return torch.stack([image_to_tensor(load_photo(path, resolution)) for path in photo_paths(folder)])
+
+
+def load_masks(folder: Path, resolution: int) -> Float[Tensor, "n 1 h w"]:
+    """Where each photo is opaque, in [0, 1]; everywhere, for those without transparency."""
+    alphas = [_read(path).getchannel("A") for path in photo_paths(folder)]
+    if all(alpha.getextrema()[0] == 255 for alpha in alphas):
+        raise UserError(f"no photo in {folder} has a transparent part: cut the subject out, or turn masked_loss off")
+    fitted = [ImageOps.fit(alpha, (resolution, resolution), Image.Resampling.BOX) for alpha in alphas]
+    masks = torch.stack([torch.from_numpy(np.array(alpha))[None].float() / 255 for alpha in fitted])
+    for path, mask in zip(photo_paths(folder), masks, strict=True):
+        if mask.max() == 0:
+            raise UserError(f"nothing is opaque in the central square of the photo {path}: replace or remove it")
+    return masks
+
+
+def photo_captions(folder: Path, caption: str, view_words: bool) -> list[str]:
+    """The caption for every photo, with the view that the file's name says if `view_words`: "2_back.jpg"."""
+    paths = photo_paths(folder)
+    if not view_words:
+        return [caption] * len(paths)
+    views = [[word for word in re.split(r"[\W_\d]+", path.stem.lower()) if word in VIEW_NAMES] for path in paths]
+    if not any(views):
+        raise UserError(f"no photo in {folder} is named after a view ({', '.join(VIEW_NAMES)}): turn view_words off")
+    return [view_prompts(caption)[named[0]] if named else caption for named in views]
+
+
+def _read(path: Path) -> Image.Image:
+    """An image file upright, with an alpha channel."""
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the photo {path} ({error}): replace or remove it") from None
 
 
 def photos_digest(folder: Path) -> str:

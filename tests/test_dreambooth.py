@@ -1,7 +1,8 @@
 """DreamBooth on the analytic guide, where the best shift is known, and on tiny networks."""
 
-import json
 import math
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from tiny import GaussianGuide, GaussianGuideConfig, tiny_toybox_folder
 from torch import Tensor
 
-from db3d_nerfstudio.dreambooth import MANIFEST, DreamBoothConfig, class_images, finetune, noise_weights
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, noise_weights, save_checked
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
 
@@ -62,13 +64,14 @@ def test_loss_falls(toybox: ToyboxGuide) -> None:
     assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_half_precision_learns_like_full_precision(toybox_folder: Path, tuning: str, dtype: str) -> None:
+def test_half_precision_learns_like_full_precision(toybox_folder: Path, tuning: str, dtype: torch.dtype) -> None:
     """float16 needs its loss scaled, or the gradients of a mean over an image vanish."""
     moves = []
-    for precision in ("float32", dtype):
-        guide = ToyboxGuideConfig(model=toybox_folder, tuning=tuning, dtype=precision).setup()
+    for precision in (torch.float32, dtype):
+        guide = ToyboxGuideConfig(model=toybox_folder, tuning=tuning).setup()
+        guide.dtype = precision
         before = weights_of(guide)
         tune(guide, steps=4)
         moves.append(weights_of(guide) - before)
@@ -116,6 +119,8 @@ def test_seed_decides_and_the_global_generator_is_left_alone(toybox: ToyboxGuide
         {"batch_size": 1},
         {"snr_gamma": None},
         {"prior_weight": 0.5},
+        {"prior_snr_gamma": None},
+        {"ema_decay": 0.5},
     ],
 )
 def test_every_setting_changes_the_result(toybox: ToyboxGuide, change: dict) -> None:
@@ -140,7 +145,7 @@ def test_frozen_outputs_are_computed_once(toybox: ToyboxGuide, monkeypatch: pyte
         method = getattr(toybox, name)
         monkeypatch.setattr(toybox, name, lambda *a, name=name, method=method: calls.append(name) or method(*a))
     tune(toybox, steps=5)
-    assert {name: calls.count(name) for name in calls} == {"encode": 4, "embed": 2, "predict_noise": 5}
+    assert {name: calls.count(name) for name in calls} == {"encode": 4, "embed": 1, "predict_noise": 5}
 
 
 def test_each_image_goes_with_its_prompt() -> None:
@@ -186,6 +191,7 @@ def test_loss_that_is_not_finite_stops_before_the_weights_are_touched() -> None:
         ("epsilon", 5.0, [5, 1, 1 / 99]),
         ("sample", 5.0, [5, 2, 100 / 99]),
         ("v_prediction", None, [100, 2, 100 / 99]),
+        ("v_prediction", 5.0, [5, 1, 1 / 99]),
     ],
 )
 def test_weights_are_those_of_the_guide_s_own_loss(prediction_type: str, gamma: float | None, expected: list) -> None:
@@ -198,54 +204,57 @@ def test_weights_are_finite_where_nothing_is_left_of_the_image() -> None:
     assert noise_weights(torch.tensor([0.0, 1e-9]), "sample", 5.0).isfinite().all()
 
 
-def sampled(
-    guide: DiffusionGuide, path: Path, config: DreamBoothConfig = QUICK, prompt: str = CLASS
-) -> tuple[Tensor, int]:
-    """The class images, and how many of them had to be made."""
-    made = [0]
-    return class_images(guide, prompt, config, path, progress=made.append), made[-1]
+def test_only_what_the_mask_shows_is_learned() -> None:
+    """The subject, 0.9, fills a corner of photos that are black elsewhere: unmasked, the mean of both is learned."""
+    photos, masks = torch.zeros(2, 3, 16, 16), torch.zeros(2, 1, 16, 16)
+    photos[:, :, :4, :4], masks[:, :, :4, :4] = 0.9, 1.0
+    config, shifts = DreamBoothConfig(prior_weight=0.0), []
+    for seen in (None, masks):
+        guide = gaussian_guide()
+        tune(guide, config, steps=150, images=photos, class_images=None, masks=seen)
+        shifts.append(guide.shift.item())
+    assert shifts[0] < 0 and shifts[1] == pytest.approx(0.4, abs=0.03)
 
 
-def test_class_images_are_made_once(toybox: ToyboxGuide, tmp_path: Path) -> None:
-    first, made = sampled(toybox, tmp_path / "class")
-    assert first.shape == (3, 3, 16, 16) and made == 3
-    again, made = sampled(toybox, tmp_path / "class")
-    assert torch.equal(first, again) and made == 0
-    assert sorted(file.name for file in tmp_path.rglob("*.*")) == ["0000.png", "0001.png", "0002.png", MANIFEST]
+def test_running_mean_lags_behind_the_weights() -> None:
+    """From 0 towards 0.4 in straight steps of the learning rate: a mean is less far."""
+    shifts = []
+    for decay in (None, 0.9):
+        guide = gaussian_guide()
+        tune(guide, DreamBoothConfig(prior_weight=0.0, ema_decay=decay), steps=20)
+        shifts.append(guide.shift.item())
+    assert 0.02 < shifts[1] < 0.95 * shifts[0]
 
 
-@pytest.mark.parametrize(
-    "change", [{"class_seed": 1}, {"num_class_images": 2}, {"class_sample_steps": 3}, {"class_guidance_scale": 2.0}]
-)
-def test_class_images_are_made_again_for_another_recipe(toybox: ToyboxGuide, tmp_path: Path, change: dict) -> None:
-    first, _ = sampled(toybox, tmp_path / "class")
-    config = replace(QUICK, **change)
-    changed, made = sampled(toybox, tmp_path / "class", config)
-    assert made == len(changed) == config.num_class_images
-    assert not torch.equal(changed, first[: len(changed)]) or len(changed) < len(first)
-    assert len(list((tmp_path / "class").glob("*.png"))) == made
+def test_8_bit_optimizer_is_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(QUICK, optimizer="adamw8bit")
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"pip install .*8bit.*adamw"):
+        tune(gaussian_guide(), config)
+    built = []
+
+    class AdamW8bit(torch.optim.AdamW):
+        def __init__(self, *args, **kwargs) -> None:
+            built.append(kwargs)
+            super().__init__(*args, **kwargs)
+
+    module = types.ModuleType("bitsandbytes.optim")
+    module.AdamW8bit = AdamW8bit
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", module)
+    tune(gaussian_guide(), config)
+    assert built == [{"lr": GaussianGuide.learning_rate, "weight_decay": config.weight_decay}]
 
 
-def test_class_images_are_made_again_for_another_prompt_or_model(toybox: ToyboxGuide, tmp_path: Path) -> None:
-    sampled(toybox, tmp_path / "class")
-    assert sampled(toybox, tmp_path / "class", prompt="a photo of a duck")[1] == 3
-    manifest = json.loads((tmp_path / "class" / MANIFEST).read_text())
-    (tmp_path / "class" / MANIFEST).write_text(json.dumps(manifest | {"model": "another"}))
-    assert sampled(toybox, tmp_path / "class", prompt="a photo of a duck")[1] == 3
+def test_fine_tune_is_loaded_again_after_saving(tmp_path: Path) -> None:
+    guide = gaussian_guide()
+    with pytest.raises(UserError, match="learning rate"):  # Nothing was learned.
+        save_checked(guide, tmp_path / "nothing", SUBJECT)
+    tune(guide)
+    learned = guide.shift.item()
+    assert save_checked(guide, tmp_path / "faithful", SUBJECT) > 0
+    assert guide.shift.item() == pytest.approx(learned)
 
-
-def test_class_images_come_from_the_base_model(toybox: ToyboxGuide, tmp_path: Path) -> None:
-    first, _ = sampled(toybox, tmp_path / "before")
-    tune(toybox)
-    after, _ = sampled(toybox, tmp_path / "after")
-    assert torch.equal(first, after)
-
-
-def test_class_images_half_made_are_no_class_images(toybox: ToyboxGuide, tmp_path: Path) -> None:
-    def killed(made: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        class_images(toybox, CLASS, QUICK, tmp_path / "class", progress=killed)
-    assert not (tmp_path / "class").exists()
-    assert sampled(toybox, tmp_path / "class")[1] == 3
+    guide.save = lambda path: (guide.shift.data.mul_(2), GaussianGuide.save(guide, path))
+    with pytest.raises(RuntimeError, match="not saved faithfully"):
+        save_checked(guide, tmp_path / "doubled", SUBJECT)

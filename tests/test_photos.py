@@ -5,8 +5,10 @@ from PIL import Image
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photos import (
     image_to_tensor,
+    load_masks,
     load_photo,
     load_photos,
+    photo_captions,
     photo_paths,
     photos_digest,
     tensor_to_image,
@@ -63,3 +65,26 @@ def test_a_corrupt_photo_is_named(photos, keep):
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(UserError, match=r"01\.png .*: replace or remove it"):
         load_photos(photos, 8)
+
+
+def test_masks_are_the_opaque_parts(photos):
+    with pytest.raises(UserError, match="masked_loss off"):  # Photos without an alpha channel.
+        load_masks(photos, 8)
+    cut_out = Image.new("RGBA", (30, 30), (9, 9, 9, 255))
+    cut_out.paste((0, 0, 0, 0), (0, 0, 15, 30))
+    cut_out.save(photos / "00.png")
+    masks = load_masks(photos, 8)
+    assert masks.shape == (4, 1, 8, 8) and masks[1:].min() == 1
+    assert masks[0, 0, :, :3].max() == 0 and masks[0, 0, :, 5:].min() == 1
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(photos / "02.png")
+    with pytest.raises(UserError, match=r"02\.png.*replace or remove"):
+        load_masks(photos, 8)
+
+
+def test_captions_name_the_view_that_the_file_is_named_after(photos):
+    assert photo_captions(photos, "a sks dog", view_words=False) == ["a sks dog"] * 4
+    with pytest.raises(UserError, match="view_words off"):
+        photo_captions(photos, "a sks dog", view_words=True)
+    (photos / "00.png").rename(photos / "00_Back.png")
+    (photos / "01.png").rename(photos / "backpack.png")  # No view, though it begins like one.
+    assert photo_captions(photos, "a sks dog", view_words=True) == ["a sks dog, back view"] + ["a sks dog"] * 3

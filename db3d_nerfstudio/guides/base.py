@@ -50,6 +50,8 @@ class DiffusionGuide(abc.ABC):
     """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
     learning_rate: float
     """A rate at which DreamBooth moves `parameters()` well: whole networks and adapters differ by far."""
+    can_forget: bool = True
+    """Whether moving `parameters()` can change what other prompts mean, so that DreamBooth must preserve it."""
 
     @abc.abstractmethod
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:

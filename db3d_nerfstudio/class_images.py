@@ -1,0 +1,88 @@
+"""Images of the class for prior preservation: made once by the untouched guide (2208.12242, section 3.3)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from db3d_nerfstudio.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.translate import sample
+
+MANIFEST = "manifest.json"
+
+
+def class_images(
+    guide: DiffusionGuide,
+    prompt: str,
+    config: DreamBoothConfig,
+    path: Path,
+    progress: Callable[[int], None] | None = None,
+    batch_size: int = 8,
+) -> Float[Tensor, "m 3 h w"]:
+    """Images of the class, made by the guide's base model (to which this returns the guide), kept in the folder `path`.
+
+    They are made again if the folder's manifest tells of another model, prompt, number, seed or sampler.
+    `progress` is called with the number of images made so far.
+    """
+    guide.load(None)
+    manifest = {
+        "model": guide.fingerprint(),
+        "prompt": prompt,
+        "number": config.num_class_images,
+        "seed": config.class_seed,
+        "sampler": {"name": "ddim", "steps": config.class_sample_steps, "guidance_scale": config.class_guidance_scale},
+    }
+    if not _made_by(path, manifest):
+        unfinished = path.with_name(path.name + ".tmp")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _sample_into(unfinished, guide, prompt, config, batch_size, progress)
+        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(unfinished, path)
+    files = sorted(path.glob("*.png"))
+    return torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]).to(guide.device)
+
+
+def _made_by(path: Path, manifest: dict) -> bool:
+    file = path / MANIFEST
+    return file.exists() and json.loads(file.read_text()) == manifest
+
+
+def _sample_into(
+    folder: Path,
+    guide: DiffusionGuide,
+    prompt: str,
+    config: DreamBoothConfig,
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> None:
+    with torch.no_grad():
+        text, uncond = guide.embed([prompt, ""]).split(1)
+    generator = torch.Generator().manual_seed(config.class_seed)
+    made = 0
+    while made < config.num_class_images:
+        num = min(batch_size, config.num_class_images - made)
+        images = sample(
+            guide,
+            text.expand(num, -1, -1),
+            uncond.expand(num, -1, -1),
+            steps=config.class_sample_steps,
+            guidance_scale=config.class_guidance_scale,
+            generator=generator,
+        )
+        for image in images:
+            to_pil_image(image.cpu()).save(folder / f"{made:04d}.png")
+            made += 1
+        if progress is not None:
+            progress(made)
