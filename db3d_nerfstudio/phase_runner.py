@@ -91,6 +91,8 @@ class PhaseRunner:
     # What the phases are made of.
 
     def _partial(self) -> Path | None:
+        if not self.config.needs_photos:
+            return None
         return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_prompts, {})
 
     def _full(self) -> Path | None:
@@ -258,9 +260,11 @@ class PhaseRunner:
     def _check_guide(self) -> None:
         """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
         with one_line(ValueError, ImportError):
-            prompts = [self.subject.class_prompt, *view_prompts(self.subject.instance_prompt).values()]
+            prompts = [self.model.config.prompt]
+            if self.config.needs_photos:
+                prompts += [self.subject.class_prompt, *view_prompts(self.subject.instance_prompt).values()]
             with torch.no_grad():
-                self.guide.embed([*prompts, self.model.config.prompt])
+                self.guide.embed(prompts)
 
     def _use(self, weights: Path | None) -> None:
         self.guide.load(weights)

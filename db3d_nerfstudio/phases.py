@@ -69,6 +69,11 @@ class PhasesConfig:
     multiview_steps: int = 150
     """Further iterations of D_partial on photos and pseudo views (the paper's 150)."""
 
+    @property
+    def needs_photos(self) -> bool:
+        """Whether anything is made from photos; else the prompt is all there is, and needs no identifier."""
+        return self.partial_steps > 0 or self.final.steps > 0
+
     def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
         """Micro-steps of the whole run, given the phases that somebody ended early."""
         initial = ends.get("initial", self.initial.steps)

@@ -7,6 +7,7 @@ Three things of nerfstudio 1.1.5 are changed, each by a small override that call
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +16,13 @@ import tyro
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.interventions import read_changes, stage_ends
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.progress import announce
+from db3d_nerfstudio.progress import announce, shown
 from db3d_nerfstudio.prompts import parse_subject
 from db3d_nerfstudio.run_folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
+from db3d_nerfstudio.run_record import RunRecord
 from db3d_nerfstudio.workspace import publish
 
 
@@ -42,6 +45,7 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             self.output_dir = self.output_dir.absolute()
             self.max_num_iterations = min(self.max_num_iterations, self.pipeline.phases.total_steps())
             self._choose_run()
+            self.max_num_iterations = self._steps_of(self.run_folder())
             self.pipeline.datamanager.dataparser.pseudo_views = self.run_folder() / "pseudo_views"
 
     def run_folder(self) -> Path:
@@ -54,7 +58,7 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             from db3d_nerfstudio.toybox.examples import default_subject
 
             datamanager.data, model.prompt = default_subject()
-        if datamanager.data is None:
+        if datamanager.data is None and phases.needs_photos:
             raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
         if model.prompt is None:
             raise UserError(
@@ -62,10 +66,12 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             )
         if phases.initial.steps < 1:
             raise UserError("the initial NeRF needs steps: set --pipeline.phases.initial.steps to 1 or more")
-        parse_subject(model.prompt, phases.identifier, phases.class_noun)
-        datamanager.data = datamanager.data.expanduser().absolute()
-        for path in photo_paths(datamanager.data):
-            load_photo(path, resolution=8)
+        if phases.needs_photos:
+            parse_subject(model.prompt, phases.identifier, phases.class_noun)
+        if datamanager.data is not None:
+            datamanager.data = datamanager.data.expanduser().absolute()
+            for path in photo_paths(datamanager.data):
+                load_photo(path, resolution=8)
 
     def _choose_run(self) -> None:
         if self.timestamp == "{timestamp}" and self.resume and not self.load_dir and not self.load_checkpoint:
@@ -84,6 +90,10 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
         if not try_lock(run):
             raise UserError(f"another process is training in {run}: wait for it, or choose another --timestamp")
 
+    def _steps_of(self, run: Path) -> int:
+        """How many steps a run has in all, given the phases that were ended early in it."""
+        return min(self.max_num_iterations, self.pipeline.phases.total_steps(stage_ends(read_changes(run))))
+
     def _unfinished_run(self) -> str | None:
         """The folder name of the newest run of the same command that was not trained to its end."""
         self.timestamp = "*"
@@ -92,8 +102,8 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
         for config in sorted(runs.parent.glob("*/config.yml"), key=os.path.getmtime, reverse=True):
             run = config.parent
             step = checkpoint_step(run / self.relative_model_dir) + 1
-            if step < self.max_num_iterations and same_settings(self, run) and try_lock(run):
-                announce(f"Continuing {run} at step {step} of {self.max_num_iterations} (--resume False starts afresh)")
+            if step < self._steps_of(run) and same_settings(self, run) and try_lock(run):
+                announce(f"Continuing {run} at step {step} of {self._steps_of(run)} (--resume False starts afresh)")
                 return run.name
         return None
 
@@ -105,14 +115,21 @@ class DreamBooth3DTrainer(Trainer):
     _total_steps: int
     _save_due: bool = False
 
+    @functools.cached_property
+    def record(self) -> RunRecord:
+        """Where what happens is written down."""
+        return RunRecord(self.config, self.config.run_folder())
+
     def train(self) -> None:
-        """Train what is left of the run."""
+        """Train what is left of the run, and show how far it is."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
-        super().train()
+        with shown(self.record.progress):
+            super().train()
 
     def save_checkpoint(self, step: int) -> None:
         """Save as one move, and not between micro-steps whose gradients belong together: those are not saved."""
         accumulated = max(self.gradient_accumulation_steps.values(), default=1)
+        step = min(step, self._total_steps - 1)  # nerfstudio counts one more when told to stop.
         self._save_due = (step + 1) % accumulated != 0 and step + 1 < self._total_steps
         if self._save_due:
             return
@@ -142,8 +159,14 @@ class DreamBooth3DTrainer(Trainer):
         self._total_steps = self.config.max_num_iterations
         self.step = max(0, self._start_step - 1)  # Of a run with nothing left to train, this is saved again at its end.
 
-    def say_what_next(self, step: int) -> None:
-        """The callback at the end of training: commands that work on this run, ready to be copied."""
+    def end_at(self, total_steps: int) -> None:
+        """Stop after this many steps in all: called when they are done."""
+        self._total_steps = total_steps
+        self.stop_training = True
+
+    def end_of_training(self, step: int) -> None:
+        """The callback at the end of training: close the record, and say which commands work on this run."""
+        self.record.finish()
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")

@@ -1,0 +1,21 @@
+"""Baseline: full DreamBooth, then score distillation with it; no stages (DreamBooth+Fusion of 2303.13508, table 1)."""
+
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+
+def in_one_stage(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
+    """The full fine-tuning in the partial one's place, and one NeRF for as long as the two were trained together."""
+    phases = config.pipeline.phases
+    phases.partial_steps = phases.full_steps
+    phases.initial.steps += phases.final.steps
+    phases.final.steps = 0
+    return config
+
+
+config = in_one_stage(make_config())
+config.method_name = "dreambooth-fusion"
+
+method = MethodSpecification(config, description="Baseline: full DreamBooth, then score distillation; no stages.")

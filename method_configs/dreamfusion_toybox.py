@@ -1,0 +1,13 @@
+"""Baseline in the world of toys: text only."""
+
+from copy import deepcopy
+
+from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
+from nerfstudio.plugins.types import MethodSpecification
+
+config = deepcopy(dreambooth_fusion_toybox.method.config)
+config.method_name = "dreamfusion-toybox"
+config.example = False  # There is no default prompt: a bundled subject's would name an identifier.
+config.pipeline.phases.partial_steps = 0
+
+method = MethodSpecification(config, description="Baseline on a CPU: text only, no photos.")
