@@ -44,6 +44,24 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, pictures):
     assert guide.prediction_type == "sample" and guide.embed(["a photo of a red dog, side view"]).shape[1] == 24
 
 
+def test_a_released_guide_trains_on_in_full_precision(tmp_path):
+    unet, text_encoder = network.make_unet(), network.make_text_encoder()
+    network.save_guide(tmp_path, unet.half(), text_encoder.half())
+    parts = train.read_guide(tmp_path)
+    assert {weight.dtype for part in parts for weight in part.parameters()} == {torch.float32}
+
+
+def test_bfloat16_rounds_activations_and_not_weights(tmp_path, pictures):
+    def first_loss(dtype):
+        trainer = train.Trainer(train.TrainConfig(tmp_path / dtype, batch_size=2, dtype=dtype))
+        (loss,) = run(trainer, pictures, 1)
+        assert all(weight.dtype == torch.float32 for weight in trainer.modules.parameters())
+        return loss
+
+    exact, rounded = first_loss("float32"), first_loss("bfloat16")
+    assert exact != rounded and rounded == pytest.approx(exact, rel=0.02)
+
+
 def test_the_rate_warms_up_stays_and_falls():
     assert train.rate_at(0.0, 0, cooldown=0.4) == pytest.approx(1 / 100)
     assert train.rate_at(0.5, 5000, cooldown=0.4) == 1.0

@@ -111,6 +111,14 @@ def test_view_words(azimuth, elevation, word):
     assert captions.view_word(azimuth, elevation) == word
 
 
+def test_a_colour_that_hardly_shows_is_not_asked_for(monkeypatch):
+    house = Studio(make_subject(5, "house"))
+    assert house.main_share(Shot(0.0, 84.0)) < 0.2 < house.main_share(Shot(90.0, 5.0))  # From above it is all roof.
+    assert all(row[1] >= 0 for row in dataset.photograph_subject(40, 3)[2])
+    monkeypatch.setattr(dataset, "LEAST_MAIN_SHARE", 0.99)
+    assert all(row[1] == -1 for row in dataset.photograph_subject(40, 3)[2])
+
+
 def test_views_near_a_border_are_left_unnamed():
     assert not captions.is_clear_view(Shot(47.0, 10.0)) and not captions.is_clear_view(Shot(0.0, 61.0))
     assert captions.is_clear_view(Shot(30.0, 10.0)) and captions.is_clear_view(Shot(47.0, 80.0))

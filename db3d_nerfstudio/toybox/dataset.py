@@ -17,6 +17,8 @@ from db3d_nerfstudio.toybox.toys import PALETTE
 
 CAPTIONS_PER_IMAGE = 4
 """Captions drawn for every image; an epoch uses one of them."""
+LEAST_MAIN_SHARE = 0.1
+"""A photo shows its toy's main colour if that covers more than this share of what is seen of the toy."""
 
 
 @dataclass
@@ -45,7 +47,8 @@ class Pictures:
     captions: list[list[str]]
     """`CAPTIONS_PER_IMAGE` captions of every image."""
     labels: Int[ndarray, "n 3"]
-    """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; view -1 where it is unclear."""
+    """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; -1 where it cannot be seen: a view
+    on the border of two, a colour that hardly shows (a house from above is all roof)."""
 
 
 def photograph_subject(seed: int, views: int) -> tuple[list[ndarray], list[list[str]], list[list[int]]]:
@@ -59,7 +62,8 @@ def photograph_subject(seed: int, views: int) -> tuple[list[ndarray], list[list[
         view = VIEWS.index(view_word(shot.azimuth, shot.elevation)) if is_clear_view(shot) else -1
         images.append(studio.photograph(shot))
         captions.append([draw_caption(rng, traits, shot) for _ in range(CAPTIONS_PER_IMAGE)])
-        labels.append([CLASS_NOUNS.index(traits.class_noun), list(PALETTE).index(traits.main_color), view])
+        color = list(PALETTE).index(traits.main_color) if studio.main_share(shot) > LEAST_MAIN_SHARE else -1
+        labels.append([CLASS_NOUNS.index(traits.class_noun), color, view])
     return images, captions, labels
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from db3d_nerfstudio.toybox.scene import Studio, draw_shot
+from db3d_nerfstudio.toybox.scene import Shot, Studio, draw_shot
 from db3d_nerfstudio.toybox.subjects import Subject, Traits, make_subject
 
 EXAMPLES = Path(__file__).parent / "examples"
@@ -34,12 +34,16 @@ def default_truth() -> Subject:
     return make_subject(DEFAULT_SEED, traits=DEFAULT_TRAITS)
 
 
-def photograph(subject: Subject, seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Image.Image]:
-    """Casual photos: another background, light and height each."""
+def casual_shots(seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Shot]:
+    """Where the casual photos of a seed are taken from: another background, light and height each."""
     rng = np.random.default_rng((seed, 3))
+    return [draw_shot(rng, azimuth + rng.uniform(-6, 6), float(rng.uniform(2, 35))) for azimuth in azimuths]
+
+
+def photograph(subject: Subject, seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Image.Image]:
+    """Casual photos."""
     studio = Studio(subject)
-    shots = [draw_shot(rng, azimuth + rng.uniform(-6, 6), float(rng.uniform(2, 35))) for azimuth in azimuths]
-    return [Image.fromarray(studio.photograph(shot, PHOTO_SIZE)) for shot in shots]
+    return [Image.fromarray(studio.photograph(shot, PHOTO_SIZE)) for shot in casual_shots(seed, azimuths)]
 
 
 @dataclass

@@ -99,7 +99,7 @@ class Judge(nn.Module):
     def loss(
         self, rgb: Float[Tensor, "b 3 64 64"], tokens: Int[Tensor, "b n"], labels: Int[Tensor, "b 3"]
     ) -> Float[Tensor, ""]:
-        """Cross entropies of the heads (a view of -1 does not count) and of CLIP's pairing of images and captions."""
+        """Cross entropies of the heads (labels of -1 do not count) and of CLIP's pairing of images and captions."""
         opinion = self.look(rgb)
         loss = rgb.new_zeros(())
         for index, name in enumerate(HEADS):

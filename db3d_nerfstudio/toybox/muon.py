@@ -25,8 +25,10 @@ def orthogonalise(matrix: Float[Tensor, "m n"], steps: int = 5) -> Float[Tensor,
 class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum: for inner layers' weights, not for embeddings, biases and a network's two ends."""
 
-    def __init__(self, params: list[Parameter], lr: float, momentum: float = 0.95):
+    def __init__(self, params: list[Parameter], lr: float, momentum: float = 0.95, dtype: torch.dtype = torch.float32):
+        """Args: `dtype` is the precision of the orthogonalisation; bfloat16 is enough for a direction."""
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -41,4 +43,4 @@ class Muon(torch.optim.Optimizer):
                 state["momentum"].mul_(group["momentum"]).add_(weight.grad)
                 update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
                 scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
-                weight.add_(orthogonalise(update).view_as(weight), alpha=-group["lr"] * scale)
+                weight.add_(orthogonalise(update.to(self._dtype)).view_as(weight), alpha=-group["lr"] * scale)

@@ -108,15 +108,26 @@ class Studio:
             vertices = o3d.core.Tensor(np.asarray(part.mesh.vertices, np.float32))
             self._caster.add_triangles(vertices, o3d.core.Tensor(np.asarray(part.mesh.faces, np.uint32)))
 
+    def _cast(self, shot: Shot, size: int):
+        """The rays of a photo, and what each of them hits."""
+        eye, directions = camera_rays(shot, size)
+        rays = np.concatenate([np.broadcast_to(eye, directions.shape), directions], -1).astype(np.float32)
+        return eye, directions, self._caster.cast_rays(self._o3d.core.Tensor(rays), nthreads=1)
+
+    def main_share(self, shot: Shot, size: int = 32) -> float:
+        """The share of what is seen of the toy that wears its main colour, in [0, 1]; 0 if nothing is seen."""
+        ids = self._cast(shot, size)[2]["geometry_ids"].numpy()
+        seen = ids[ids < len(self.subject.parts)]
+        is_main = np.array([part.is_main for part in self.subject.parts])
+        return float(is_main[seen].mean()) if len(seen) else 0.0
+
     def render(self, shot: Shot, size: int = RESOLUTION, supersample: int = 2):
         """The photo and the share of every pixel that the subject covers.
 
         Returns:
             rgb, Float[ndarray, "size size 3"] in [0, 1], and coverage, Float[ndarray, "size size"] in [0, 1].
         """
-        eye, directions = camera_rays(shot, size * supersample)
-        rays = np.concatenate([np.broadcast_to(eye, directions.shape), directions], -1).astype(np.float32)
-        hits = self._caster.cast_rays(self._o3d.core.Tensor(rays), nthreads=1)
+        eye, directions, hits = self._cast(shot, size * supersample)
         part_ids, depth = hits["geometry_ids"].numpy(), hits["t_hit"].numpy()
         hit = np.isfinite(depth)
         image = background(shot, eye, directions)

@@ -29,6 +29,8 @@ class Part:
     pattern: str | None = None
     """None, "striped" or "spotted": the second colour is painted where the pattern says so."""
     pattern_color: Float[ndarray, "3"] | None = None
+    is_main: bool = False
+    """Whether it wears the toy's main colour."""
 
 
 @cache

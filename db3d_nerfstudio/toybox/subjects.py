@@ -105,7 +105,9 @@ def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None
         add_accessory(builder, traits.accessory, tone(traits.accessory_color))
     painted = builder.accent
     parts = [
-        Part(mesh, color, traits.pattern, painted) if is_main and traits.pattern else Part(mesh, color)
+        Part(mesh, color, traits.pattern, painted, True)
+        if is_main and traits.pattern
+        else Part(mesh, color, is_main=is_main)
         for mesh, color, is_main in builder.parts
     ]
     return Subject(traits, tuple(normalise(parts)))

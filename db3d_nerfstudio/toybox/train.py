@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -59,6 +60,9 @@ class TrainConfig:
     """CPU threads; unset, torch's choice."""
     compile: bool = False
     """Compile the UNet first: takes some minutes and a C++ compiler, then trains about a third faster."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the network's activations; the weights stay float32. A CPU with AVX512-BF16 (`lscpu`) trains almost
+    twice as fast in bfloat16, one without it several times slower."""
     seed: int = 0
     """Of the initial weights and of everything drawn."""
 
@@ -90,11 +94,11 @@ class Trainer:
         else:
             self.unet, self.text_encoder = read_guide(config.start_from)
         self.alphas_cumprod = network.make_scheduler().alphas_cumprod
-        self._predict = torch.compile(self.unet) if config.compile else self.unet
+        self._network = torch.compile(self.unet) if config.compile else self.unet
         self.modules = torch.nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder})
         inner, other = split_parameters(self.modules)
         self.optimizers = {
-            "inner": Muon(inner, config.matrix_learning_rate),
+            "inner": Muon(inner, config.matrix_learning_rate, dtype=getattr(torch, config.dtype)),
             "other": torch.optim.AdamW(other, config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True),
         }
         self._peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
@@ -115,7 +119,7 @@ class Trainer:
         z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
         weight = (1 / (1 - abar)).clamp(max=self.config.max_weight)
         text = self.text_encoder(tokens).last_hidden_state
-        loss = (weight * (self._predict(z_t, t, text).sample - z).square()).mean()
+        loss = (weight * (self._predict(z_t, t, text) - z).square()).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"The loss of step {self.step} is {loss}: lower --learning-rate.")
         self.modules.zero_grad()
@@ -128,6 +132,16 @@ class Trainer:
         self.ema.step(self.modules.parameters())
         self.step += 1
         return loss.item()
+
+    def _predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b c h w"]:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        half = self.config.dtype == "bfloat16"
+        # On sequences of 64 tokens and less, plain products beat the fused kernel, in bfloat16 by far.
+        with torch.autocast("cpu", torch.bfloat16, enabled=half), sdpa_kernel(SDPBackend.MATH):
+            return self._network(z_t, t, text).sample.float()
 
     def save(self) -> None:
         """Write the training state, then the averaged guide; each appears whole or not at all."""
@@ -156,8 +170,9 @@ def read_guide(folder: Path):
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet").to(memory_format=torch.channels_last)
-    return unet, CLIPTextModel.from_pretrained(folder / "text_encoder")
+    full = {"dtype": torch.float32}  # Released weights are float16.
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **full).to(memory_format=torch.channels_last)
+    return unet, CLIPTextModel.from_pretrained(folder / "text_encoder", **full)
 
 
 def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:

@@ -38,7 +38,7 @@ class TrainJudgeConfig:
 
 @torch.no_grad()
 def accuracy(judge: Judge, pictures: Pictures, batch_size: int = 256) -> dict[str, float]:
-    """Share of images whose class, main colour and view the judge names right; unclear views do not count."""
+    """Share of images whose class, main colour and view the judge names right; what cannot be seen does not count."""
     images = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
     opinions = [judge.look(batch) for batch in images.split(batch_size)]
     result = {}
