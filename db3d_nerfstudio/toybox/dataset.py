@@ -47,8 +47,8 @@ class Pictures:
     captions: list[list[str]]
     """`CAPTIONS_PER_IMAGE` captions of every image."""
     labels: Int[ndarray, "n 3"]
-    """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; -1 where it cannot be seen: a view
-    on the border of two, a colour that hardly shows (a house from above is all roof)."""
+    """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; -1 where it cannot be seen: a
+    view on the border of two, a colour that hardly shows (a house from above is all roof)."""
 
 
 def photograph_subject(seed: int, views: int) -> tuple[list[ndarray], list[list[str]], list[list[int]]]:

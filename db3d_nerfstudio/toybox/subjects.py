@@ -103,11 +103,8 @@ def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None
     CLASSES[traits.class_noun].build(builder)
     if traits.accessory is not None:
         add_accessory(builder, traits.accessory, tone(traits.accessory_color))
-    painted = builder.accent
-    parts = [
-        Part(mesh, color, traits.pattern, painted, True)
-        if is_main and traits.pattern
-        else Part(mesh, color, is_main=is_main)
-        for mesh, color, is_main in builder.parts
-    ]
+    parts = []
+    for mesh, color, is_main in builder.parts:
+        pattern = (traits.pattern, builder.accent) if is_main and traits.pattern else (None, None)
+        parts.append(Part(mesh, color, *pattern, is_main=is_main))
     return Subject(traits, tuple(normalise(parts)))
