@@ -17,23 +17,37 @@ from db3d_nerfstudio.errors import UserError
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _METADATA_KEY = "lora_adapter_metadata"
 _TARGETS = {
-    "unet": ["to_k", "to_q", "to_v", "to_out.0"],
+    "unet": ["to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"],
     "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
 }
 
 
-def add_adapter(name: str, module: nn.Module, rank: int, alpha: float) -> None:
-    """Give the attention layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
+def add_adapter(
+    name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None, base: str
+) -> None:
+    """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
 
     One half of it starts random, always in the same way. Both are float32 whatever the frozen weights are kept in.
+
+    Args:
+        targets: Ends of the layers' names; None for the projections of all attention layers.
+        base: The model that the adapter is made for, for its file to tell.
     """
     from peft import LoraConfig
 
+    for target in targets or ():
+        if not any(layer == target or layer.endswith(f".{target}") for layer, _ in module.named_modules()):
+            raise UserError(f'No layer of the {name} is called "{target}": take it from lora_targets.')
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(targets or _TARGETS[name]),
+        base_model_name_or_path=base,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module.add_adapter(
-            LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights="gaussian", target_modules=_TARGETS[name])
-        )
+        module.add_adapter(config)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -66,11 +80,13 @@ def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
         saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
         settings = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
     wanted = {f"{name}.{key}": live for name, module in modules.items() for key, live in adapter_state(module).items()}
+    made_for = settings.get("unet.base_model_name_or_path")
+    fix = f"Set the guide's model{f' ({made_for})' if made_for else ''}, lora_targets and train_text_encoder"
     if saved.keys() != wanted.keys():
         odd = sorted(saved.keys() ^ wanted.keys())
         raise UserError(
             f"The adapter in {path} does not fit: {len(odd)} layers are in one but not the other, among them {odd[0]}. "
-            "Set the guide's model and train_text_encoder to those it was made with."
+            f"{fix} to those it was made with."
         )
     for name, module in modules.items():
         ours = module.peft_config["default"]
@@ -81,6 +97,9 @@ def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
                     f"The adapter in {path} has {setting} {theirs}, the guide {getattr(ours, setting)}: "
                     "set the guide's lora_rank and lora_alpha to the adapter's."
                 )
+    for key, live in wanted.items():
+        if saved[key].shape != live.shape:
+            raise UserError(f"The adapter in {path} was made for another model: {key} differs in shape. {fix} to its.")
     copy_into(wanted, saved)
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides import adapters
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
+from db3d_nerfstudio.guides.record import check_base, write_record
+from db3d_nerfstudio.guides.tuning import prepare_tuning
 
 MIRRORS = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -35,12 +36,18 @@ class DiffusersGuideConfig(DiffusionGuideConfig):
     """Settings common to guides in diffusers' layout."""
 
     _target: type = field(default_factory=lambda: DiffusersGuide)
-    tuning: Literal["full", "lora"] = "full"
-    """What DreamBooth moves: the whole UNet, or a low-rank adapter on its attention layers."""
+    tuning: Literal["full", "lora", "textual_inversion"] = "full"
+    """What DreamBooth moves: the whole UNet, a low-rank adapter on its layers, or the embedding of one new word."""
     lora_rank: int = 4
     """Rank of the adapters."""
     lora_alpha: float | None = None
     """Adapters act with strength lora_alpha / lora_rank; unset, with strength 1."""
+    lora_targets: tuple[str, ...] | None = None
+    """Ends of the names of the UNet's layers that get an adapter; unset, the projections of all attention layers."""
+    new_token: str = "<sks>"
+    """The word that textual inversion learns; prompts must have it as their identifier."""
+    new_token_like: str = "toy"
+    """A word of one token that the new one means at first; best, the class noun."""
     train_text_encoder: bool = False
     """DreamBooth moves the text encoder as well: more likeness, sooner overfit."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -73,6 +80,8 @@ class DiffusersGuide(DiffusionGuide):
         self.config = config
         self.device = torch.device(device)
         self.dtype = choose_dtype(config.dtype, self.device)
+        if config.tuning not in self.learning_rates:
+            raise UserError(f"This guide has no {config.tuning}: set its tuning to {' or '.join(self.learning_rates)}.")
         self.learning_rate = self.learning_rates[config.tuning]
         self.source = check_source(config.source, self.folders)
         self.tokenizer = self._read(AutoTokenizer, "tokenizer")
@@ -82,7 +91,8 @@ class DiffusersGuide(DiffusionGuide):
         self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
         self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
         self.text_encoder = self._read(CLIPTextModel, "text_encoder", dtype=torch.float32)
-        self._prepare_tuning()
+        self._tuning = prepare_tuning(config, self.unet, {"text_encoder": self.text_encoder}, self.tokenizer, self._read)
+        self.can_forget = self._tuning.can_forget
         self.unet.to(self.device, memory_format=torch.channels_last)
         self.text_encoder.to(self.device)
 
@@ -92,25 +102,6 @@ class DiffusersGuide(DiffusionGuide):
             return part.from_pretrained(self.source, subfolder=folder, **kwargs)
         except OSError as error:
             raise OSError(explain(self.source, folder)) from error
-
-    def _prepare_tuning(self) -> None:
-        self._tuned = {"unet": self.unet}
-        if self.config.train_text_encoder:
-            self._tuned["text_encoder"] = self.text_encoder
-        for module in (self.unet, self.text_encoder):
-            module.eval().requires_grad_(False)
-        for name, module in self._tuned.items():
-            if self.config.tuning == "lora":
-                rank = self.config.lora_rank
-                alpha = float(rank) if self.config.lora_alpha is None else self.config.lora_alpha
-                adapters.add_adapter(name, module, rank, alpha)
-            else:
-                module.requires_grad_(True)
-        if self.config.tuning == "lora":
-            self._fresh_adapters = {
-                name: {key: value.clone() for key, value in adapters.adapter_state(module).items()}
-                for name, module in self._tuned.items()
-            }
 
     def _check_words(self, prompts: list[str]) -> None:
         """Raise for words that the tokenizer does not know. One made of byte pairs knows all."""
@@ -146,28 +137,16 @@ class DiffusersGuide(DiffusionGuide):
         raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
 
     def parameters(self) -> list[Parameter]:
-        return [p for module in self._tuned.values() for p in module.parameters() if p.requires_grad]
+        return [p for module in self._tuning.modules.values() for p in module.parameters() if p.requires_grad]
 
     def save(self, path: Path) -> None:
-        if self.config.tuning == "lora":
-            adapters.save_adapters(self._tuned, path)
-        else:
-            for name, module in self._tuned.items():
-                module.save_pretrained(path / name)
+        self._tuning.save(path)
+        write_record(path, self.config, self.unet)
 
     def load(self, path: Path | None) -> None:
-        if self.config.tuning == "lora" and path is None:
-            for name, module in self._tuned.items():
-                adapters.copy_into(adapters.adapter_state(module), self._fresh_adapters[name])
-        elif self.config.tuning == "lora":
-            check_saved(path, [adapters.ADAPTER_FILE])
-            adapters.load_adapters(self._tuned, path)
-        else:
-            if path is not None:
-                check_saved(path, list(self._tuned))
-            for name, module in self._tuned.items():
-                saved = type(module).from_pretrained(path or self.source, subfolder=name, dtype=torch.float32)
-                module.load_state_dict(saved.state_dict())
+        if path is not None:
+            check_base(path, self.config, self.unet)
+        self._tuning.load(path)
 
     def fingerprint(self) -> str:
         return digest(
@@ -219,12 +198,3 @@ def explain(source: str, folder: str) -> str:
         f'"{source}" is no folder, and its {folder}/ could not be fetched from the Hugging Face hub. Check spelling '
         "and network; for a gated model accept its licence on its page and run `hf auth login`; or give a local folder."
     )
-
-
-def check_saved(path: Path, names: list[str]) -> None:
-    """Raise if a folder does not hold what a guide with this kind of tuning saves."""
-    missing = [name for name in names if not (path / name).exists()]
-    if missing:
-        raise FileNotFoundError(
-            f"{path} holds no {', '.join(missing)}: it was saved with another tuning or train_text_encoder than is set."
-        )

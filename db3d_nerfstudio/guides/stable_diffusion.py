@@ -32,7 +32,7 @@ class StableDiffusionGuide(DiffusersGuide):
 
     config: StableDiffusionGuideConfig
     folders = (*DiffusersGuide.folders, "vae")
-    learning_rates = {"full": 5e-6, "lora": 1e-4}
+    learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
 
     def __init__(self, config: StableDiffusionGuideConfig, device: torch.device | str = "cpu") -> None:
         from diffusers import AutoencoderKL

@@ -36,7 +36,7 @@ class ToyboxGuide(DiffusersGuide):
 
     config: ToyboxGuideConfig
     z_bound = 1.0
-    learning_rates = {"full": 1e-4, "lora": 1e-3}
+    learning_rates = {"full": 1e-4, "lora": 1e-3, "textual_inversion": 1e-2}
 
     def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)

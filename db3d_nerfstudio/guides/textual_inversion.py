@@ -1,0 +1,83 @@
+"""Textual Inversion: a subject as the embedding of one new word (Gal et al. 2022, arXiv 2208.01618).
+
+All weights stay as they were. The word is kept in the file that diffusers' `pipe.load_textual_inversion` reads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from db3d_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDING_FILE = "learned_embeds.safetensors"
+
+
+class ExtendedEmbedding(nn.Module):
+    """A table of token embeddings and that of one more token, all that may move."""
+
+    def __init__(self, table: nn.Embedding, token: int, start: Float[Tensor, " d"]) -> None:
+        super().__init__()
+        self.table, self.token = table, token
+        self.start = start.detach().clone()
+        self.new = Parameter(self.start.clone())
+
+    def forward(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The embeddings of tokens."""
+        known = self.table(ids.clamp(max=self.table.num_embeddings - 1))
+        return torch.where((ids == self.token)[..., None], self.new, known)
+
+
+def add_word(
+    tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, word: str, like: str
+) -> ExtendedEmbedding:
+    """Teach tokenizer and text encoder a word that means, for now, what `like` means."""
+    if word in tokenizer.get_vocab():
+        raise UserError(f'The model already has the token "{word}": choose another new_token, such as "<{word}>".')
+    ids = tokenizer(like, add_special_tokens=False).input_ids
+    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id != tokenizer.eos_token_id:
+        raise UserError(
+            f'A new word starts from one token, and "{like}" is {len(ids) if len(ids) != 1 else "unknown to the model"}'
+            ": choose another new_token_like, best the class noun."
+        )
+    tokenizer.add_tokens(word)
+    table = text_encoder.get_input_embeddings()
+    extended = ExtendedEmbedding(table, tokenizer.convert_tokens_to_ids(word), table.weight[ids[0]])
+    text_encoder.set_input_embeddings(extended)
+    return extended
+
+
+def save_word(word: str, embedding: ExtendedEmbedding, path: Path) -> None:
+    """Write the new embedding into the folder `path`."""
+    from safetensors.torch import save_file
+
+    path.mkdir(parents=True, exist_ok=True)
+    save_file({word: embedding.new.detach()[None].cpu()}, path / EMBEDDING_FILE, metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def load_word(word: str, embedding: ExtendedEmbedding, path: Path | None) -> None:
+    """Take the embedding in the folder `path`; None makes the word mean again what it started from."""
+    from safetensors.torch import load_file
+
+    if path is None:
+        embedding.new.copy_(embedding.start)
+        return
+    saved = load_file(path / EMBEDDING_FILE)
+    if word not in saved:
+        raise UserError(f'{path} explains the word "{next(iter(saved))}", not "{word}": set new_token to it.')
+    value = saved[word].reshape(-1)
+    if value.shape != embedding.new.shape:
+        raise UserError(
+            f'The word "{word}" in {path} has {len(value)} numbers, the model wants {len(embedding.new)}: it was '
+            "learned with another base model. Set the guide's model to that."
+        )
+    embedding.new.copy_(value)
