@@ -15,7 +15,9 @@ class Command(NamedTuple):
     help: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "evaluate": Command("db3d_nerfstudio.evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
+}
 
 
 def usage() -> str:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from db3d_nerfstudio.evaluation import fidelity
-from db3d_nerfstudio.toybox.judge import Judge
+from db3d_nerfstudio.toybox.scene import Studio
 from db3d_nerfstudio.toybox.subjects import make_subject
 
 
@@ -26,12 +26,15 @@ def test_masked_psnr_by_hand():
 
 
 def test_truth_gets_the_ceiling_and_its_turn_and_scale_are_found(monkeypatch):
-    monkeypatch.setattr(fidelity, "TURNS", (-15.0, 0.0, 15.0))
+    monkeypatch.setattr(fidelity, "TURNS", (0.0, 15.0))
     monkeypatch.setattr(fidelity, "SCALES", (0.85, 1.0))
-    subject, judge = make_subject(7, "duck"), Judge().eval()
-    images, masks = fidelity.photograph_truth(subject, turn=15.0, scale=0.85)
-    same, _ = fidelity.compare(images, masks, subject, judge)
-    assert (same.turn, same.scale) == (15.0, 0.85)
-    assert same.silhouette_iou == 1.0 and same.psnr > 90 and same.judge_similarity == pytest.approx(1.0, abs=1e-5)
-    other, _ = fidelity.compare(images, masks, make_subject(8, "house"), judge)
-    assert other.silhouette_iou < 0.8 and other.psnr < 20 and other.judge_similarity < same.judge_similarity
+    subject = make_subject(7, "duck")
+    images, masks = fidelity.photograph_truth(Studio(subject), turn=15.0, scale=0.85)
+    same, truth = fidelity.compare(images, masks, subject, lpips=lambda a, b: (a - b).abs().mean((1, 2, 3)))
+    assert (same.turn, same.scale) == (15.0, 0.85) and torch.equal(truth, images)
+    assert (
+        same.silhouette_iou == 1.0 and same.psnr > 90 and same.ssim == pytest.approx(1.0, abs=1e-4) and same.lpips == 0
+    )
+    monkeypatch.setattr(fidelity, "TURNS", (0.0,))
+    other, _ = fidelity.compare(images, masks, make_subject(8, "house"))
+    assert other.silhouette_iou < 0.8 and other.psnr < 20 and other.ssim < 0.9 and other.lpips is None

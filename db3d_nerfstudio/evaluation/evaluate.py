@@ -1,0 +1,161 @@
+"""`db3d evaluate`: measure a finished run, its initial and its final NeRF, and film it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.r_precision import drop_identifier
+from db3d_nerfstudio.workspace import publish
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.evaluation.measure import Photos, Reference
+    from db3d_nerfstudio.toybox.subjects import Subject
+    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+EVALUATION = "evaluation"
+"""The folder in the run folder that the results go to."""
+METRICS, TURNTABLE, VIEWS = "metrics.json", "turntable.webp", "views.png"
+PHOTO_SIZE = 256
+"""Pixels of a photo's side, before an encoder resizes it."""
+
+
+@dataclass
+class EvaluateConfig:
+    """Measure a finished run: likeness to photos and prompt, faces, colours, and against the true toy if it is known.
+
+    Runs of the embedded guide are judged by the embedded judge; CLIP and DINO are asked where they are named.
+    """
+
+    run: Path
+    """The run's folder."""
+    toy: int | None = None
+    """Seed of the toy in the photos; unset, the bundled toy if it was trained on that."""
+    toy_class: str | None = None
+    """Kind of that toy; unset, the seed decides."""
+    photos: Path | None = None
+    """Folder of the subject's photos; unset, those the run was trained on."""
+    cutouts: Path | None = None
+    """Folder of the photos with everything but the subject transparent: adds likeness without the background, and
+    over-saturation."""
+    pool: Path | None = None
+    """Text file of prompts without identifier, one a line, for R-precision; unset, the toybox's for its guide."""
+    clip: tuple[str, ...] = ()
+    """CLIP backbones: "ViT-B/16", "ViT-B/32", "ViT-L/14", other hub ids, or local folders."""
+    dino: tuple[str, ...] = ()
+    """DINO backbones: hub ids, as facebook/dino-vits16, or local folders."""
+    mesh: Path | None = None
+    """The run's exported mesh: adds Chamfer distance and F-score to what is known of the true toy."""
+    resolution: int | None = None
+    """Side of the views in pixels; unset, 64 for the embedded guide's runs and 224 for others."""
+    turntable_frames: int = 36
+    """Frames of the turntable."""
+
+
+def main(config: EvaluateConfig) -> None:
+    """Write metrics, views and turntable into RUN/evaluation, and print the metrics."""
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    from db3d_nerfstudio.evaluation.measure import measure
+    from db3d_nerfstudio.evaluation.renders import render_orbit, save_turntable
+    from db3d_nerfstudio.photos import tensor_to_image
+    from db3d_nerfstudio.progress import announce
+    from db3d_nerfstudio.pseudo_views import contact_sheet
+    from db3d_nerfstudio.run_folder import read_config
+
+    settings = read_config(config.run)
+    if settings is None:
+        raise UserError(f"{config.run} is no run of this version: give the folder that holds config.yml")
+    reference = make_reference(config, settings)
+    resolution = config.resolution or (64 if reference.judge is not None else 224)
+    folder, table, rows = config.run / EVALUATION, {}, []
+    folder.mkdir(exist_ok=True)
+    for stage, path in (("initial", config.run / "initial" / "config.yml"), ("final", config.run / "config.yml")):
+        if path.exists():
+            model = eval_setup(path, test_mode="inference")[1].model
+            renders = render_orbit(model, resolution)
+            table[stage], truth = measure(renders, reference)
+            rows = rows or ([] if truth is None else [truth])
+            rows += [renders.albedo, renders.textureless]
+    turning = render_orbit(model, 2 * resolution, config.turntable_frames)
+    save_turntable(turning.lambertian, folder / TURNTABLE)
+    tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
+    if config.mesh is not None:
+        table["final"] |= measure_mesh(config.mesh, reference.subject)
+    scratch = folder / f"{METRICS}.tmp"
+    scratch.write_text(json.dumps(table, indent=2) + "\n", "utf8")
+    publish(scratch, folder / METRICS)
+    print(json.dumps(table, indent=2))
+    announce(f"Look at {folder / VIEWS} and {folder / TURNTABLE}.")
+
+
+def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Reference:
+    """What the run is measured against, according to its own settings and those of the evaluation."""
+    from db3d_nerfstudio.evaluation.encoders import clip_encoder, dino_encoder, judge_encoder
+    from db3d_nerfstudio.evaluation.measure import Reference
+    from db3d_nerfstudio.evaluation.pixels import load_lpips
+    from db3d_nerfstudio.evaluation.subjects import toybox_pool
+    from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+    from db3d_nerfstudio.toybox.judge import load_judge
+
+    of_toys = isinstance(settings.pipeline.model.guide, ToyboxGuideConfig)
+    judge = load_judge() if of_toys else None
+    prompt = drop_identifier(settings.pipeline.model.prompt, settings.pipeline.phases.identifier)
+    pool = list(toybox_pool()) if of_toys else []
+    if config.pool is not None:
+        pool = [line.strip() for line in config.pool.read_text("utf8").splitlines() if line.strip()]
+    if pool and prompt not in pool:
+        pool.append(prompt)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Reference(
+        prompt=prompt,
+        pool=pool,
+        encoders=(
+            *([judge_encoder(judge)] if judge else []),
+            *(clip_encoder(name, device) for name in config.clip),
+            *(dino_encoder(name, device) for name in config.dino),
+        ),
+        judge=judge,
+        photos=read_photos(config, settings),
+        subject=true_toy(config, settings),
+        lpips=load_lpips(),
+    )
+
+
+def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Photos | None:
+    """The subject's photos, and where they show it; None for a run of text alone."""
+    from db3d_nerfstudio.evaluation.measure import Photos
+    from db3d_nerfstudio.photos import load_masks, load_photos
+
+    folder = config.photos or settings.pipeline.datamanager.data
+    if folder is None:
+        return None
+    masks = None if config.cutouts is None else load_masks(config.cutouts, PHOTO_SIZE)[:, 0]
+    return Photos(load_photos(folder, PHOTO_SIZE), masks)
+
+
+def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Subject | None:
+    """The toy in the photos, where it is known."""
+    from db3d_nerfstudio.toybox.examples import default_subject, default_truth
+    from db3d_nerfstudio.toybox.subjects import make_subject
+
+    if config.toy is not None:
+        return make_subject(config.toy, config.toy_class)
+    return default_truth() if settings.pipeline.datamanager.data == default_subject()[0] else None
+
+
+def measure_mesh(path: Path, subject: Subject | None) -> dict[str, float]:
+    """The shape of an exported mesh against the true toy's."""
+    import trimesh
+
+    from db3d_nerfstudio.evaluation.shape import compare
+
+    if subject is None:
+        raise UserError("a mesh is measured against the true toy: name the toy's seed with --toy")
+    fidelity, _ = compare(trimesh.load(path, force="mesh"), subject)
+    return {f"mesh {name}": value for name, value in asdict(fidelity).items()}
