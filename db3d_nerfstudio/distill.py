@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +14,38 @@ from db3d_nerfstudio.guides.base import DiffusionGuide
 Weighting = Literal["sigma2", "uniform", "fantasia"]
 
 
+@dataclass
+class DistillationConfig:
+    """What the guide is asked in score distillation, and what is made of its answer."""
+
+    guidance_scale: float = 8.0
+    """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
+    guidance_rescale: float = 0.0
+    """How far guidance is kept from raising the contrast of estimated images: 0 not at all, 1 entirely."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    interpolate_prompts: bool = False
+    """Blend the prompts of neighbouring views, instead of taking the nearest view's."""
+    perp_neg: float = 0.0
+    """How strongly guidance leads away from the front and side that a camera does not see; 1 as in threestudio.
+
+    Best with interpolated prompts. Every step then asks the guide four times in place of twice.
+    """
+    sds_weighting: Weighting = "sigma2"
+    """Weight of each timestep in score distillation."""
+    t_range_start: tuple[float, float] = (0.02, 0.98)
+    """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
+    t_range_end: tuple[float, float] = (0.02, 0.5)
+    """Timesteps when it ends; linear in between."""
+
+
+class Away(NamedTuple):
+    """Prompts that guidance keeps away from, where that does not weaken what it leads to."""
+
+    text: Float[Tensor, "b k n d"]
+    weights: Float[Tensor, "b k"]
+
+
 def guided_noise(
     guide: DiffusionGuide,
     z_t: Float[Tensor, "b c h w"],
@@ -20,14 +53,52 @@ def guided_noise(
     text: Float[Tensor, "b n d"],
     uncond: Float[Tensor, "b n d"],
     guidance_scale: float,
+    rescale: float = 0.0,
+    away: Away | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Classifier-free guidance, `eps_uncond + s (eps_text - eps_uncond)`, with one batched call for the pair.
+    """Classifier-free guidance, `eps_uncond + s (eps_text - eps_uncond)`, with one batched call for all prompts.
 
-    s = 1 is the conditional model, as in diffusers; DreamFusion's own omega is s - 1.
+    s = 1 is the conditional model, as in diffusers; DreamFusion's own omega is s - 1. With `away`, the difference d is
+    d - sum_k w_k d_k', where d_k' is what of `eps_away_k - eps_uncond` is perpendicular to d (Perp-Neg, Armandpour et
+    al. 2023, arXiv 2304.04968). `rescale` is described at `rescaled`.
     """
-    eps = guide.predict_noise(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([text, uncond]))
-    eps_text, eps_uncond = eps.chunk(2)
-    return eps_uncond + guidance_scale * (eps_text - eps_uncond)
+    texts = [text, uncond, *(() if away is None else away.text.unbind(1))]
+    num = len(texts)
+    eps = guide.predict_noise(torch.cat([z_t] * num), torch.cat([t] * num), torch.cat(texts))
+    eps_text, eps_uncond, *others = eps.chunk(num)
+    direction = difference = eps_text - eps_uncond
+    if away is not None:
+        for other, weight in zip(others, away.weights.unbind(1), strict=True):
+            direction = direction - weight[:, None, None, None] * perpendicular(other - eps_uncond, difference)
+    guided = eps_uncond + guidance_scale * direction
+    return rescaled(guide, z_t, t, guided, eps_text, rescale) if rescale else guided
+
+
+def perpendicular(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """What of x is perpendicular to y, each image of a batch being one vector; all of x where y is zero."""
+    along = (x * y).sum((1, 2, 3), keepdim=True) / y.square().sum((1, 2, 3), keepdim=True).clamp_min(1e-12)
+    return x - along * y
+
+
+def rescaled(
+    guide: DiffusionGuide,
+    z_t: Float[Tensor, "b c h w"],
+    t: Int[Tensor, " b"],
+    guided: Float[Tensor, "b c h w"],
+    eps_text: Float[Tensor, "b c h w"],
+    amount: float,
+) -> Float[Tensor, "b c h w"]:
+    """The guided noise, changed so that the clean z it amounts to has the standard deviation that the prompt's own has.
+
+    This is the CFG rescale of Lin et al. 2023 (arXiv 2305.08891, section 3.4) in clean z, as MVDream (2308.16512) has
+    it for distillation: at its high scales a rescaled noise would no longer cancel the noise that is there. `amount`
+    blends between no (0) and full (1) rescaling.
+    """
+    abar = guide.alphas_cumprod[t][:, None, None, None]
+    a, s = abar.sqrt(), (1 - abar).sqrt()
+    z, z_text = (z_t - s * guided) / a, (z_t - s * eps_text) / a
+    ratio = z_text.std((1, 2, 3), keepdim=True) / z.std((1, 2, 3), keepdim=True)
+    return (z_t - a * z * (amount * ratio + 1 - amount)) / s
 
 
 def standard_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -63,6 +134,8 @@ def sds_loss(
     t: Int[Tensor, " b"],
     guidance_scale: float,
     weighting: Weighting = "sigma2",
+    rescale: float = 0.0,
+    away: Away | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to `rgb` is the score distillation gradient (2209.14988, eq. 3),
@@ -70,17 +143,17 @@ def sds_loss(
         mean over b of  w(t) (eps_hat(z_t; text, t) - eps) dz / d rgb,    z = encode(rgb).
 
     The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient in z: it says
-    how far the guide wants to move the image, and is no measure of progress.
+    how far the guide wants to move the image, and is no measure of progress. The guide may be on another device.
     """
-    z = guide.encode(rgb)
+    z = guide.encode(rgb.to(guide.device))
     with torch.no_grad():
         eps = standard_noise(z.shape, z.device, generator)
-        eps_hat = guided_noise(guide, add_noise(guide, z, t, eps), t, text, uncond, guidance_scale)
+        eps_hat = guided_noise(guide, add_noise(guide, z, t, eps), t, text, uncond, guidance_scale, rescale, away)
         gradient = sds_weight(guide.alphas_cumprod[t], weighting)[:, None, None, None] * (eps_hat - eps)
         if not gradient.isfinite().all():
             _raise_not_finite(eps_hat, t, guidance_scale)
         target = z - gradient
-    return 0.5 * (z - target).square().sum() / len(z)
+    return (0.5 * (z - target).square().sum() / len(z)).to(rgb.device)
 
 
 def _raise_not_finite(eps_hat: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], guidance_scale: float) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from db3d_nerfstudio.distill import Weighting, annealed_t_range, sample_timesteps, sds_loss
+from db3d_nerfstudio.distill import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss
 from db3d_nerfstudio.field import FieldConfig, GridFieldConfig
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
 from db3d_nerfstudio.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
@@ -33,7 +33,7 @@ MAX_EMPTY_RENDERS = 20
 
 
 @dataclasses.dataclass
-class DreamBooth3DModelConfig(ModelConfig):
+class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
     """The NeRF, its losses and its guide."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DModel)
@@ -43,10 +43,6 @@ class DreamBooth3DModelConfig(ModelConfig):
     """Rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
-    negative_prompt: str = ""
-    """What guidance leads away from."""
-    interpolate_prompts: bool = False
-    """Blend the prompts of neighbouring views, instead of taking the nearest view's."""
     field: FieldConfig = dataclasses.field(default_factory=GridFieldConfig)
     """Density and albedo over space."""
     sampler: OccupancySamplerConfig = dataclasses.field(default_factory=OccupancySamplerConfig)
@@ -59,14 +55,6 @@ class DreamBooth3DModelConfig(ModelConfig):
     """What lies behind the object outside of guidance, red, green and blue in [0, 1]."""
     random_background_prob: float = 1.0
     """Share of guided views that are put in front of a random colour."""
-    guidance_scale: float = 8.0
-    """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
-    sds_weighting: Weighting = "sigma2"
-    """Weight of each timestep in score distillation."""
-    t_range_start: tuple[float, float] = (0.02, 0.98)
-    """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
-    t_range_end: tuple[float, float] = (0.02, 0.5)
-    """Timesteps when it ends; linear in between."""
     sds_loss_mult: float = 0.01
     """Weight of score distillation."""
     recon_loss_mult: float = 10.0
@@ -264,10 +252,12 @@ class DreamBooth3DModel(Model):
                 guide,
                 rgb,
                 self.prompts.text(views, config.interpolate_prompts),
-                self.prompts.uncond(len(rgb)),
+                self.prompts.uncond(views),
                 t=sample_timesteps(len(rgb), t_range, len(guide.alphas_cumprod), device=guide.device),
                 guidance_scale=config.guidance_scale,
                 weighting=config.sds_weighting,
+                rescale=config.guidance_rescale,
+                away=self.prompts.away(views, config.perp_neg),
             )
 
     # Evaluation.

@@ -174,7 +174,7 @@ class PhaseRunner:
                 renders = render(self.model, cameras)
             self.guide.load(full)
             bank = PromptBank(self.guide, self.model.config.prompt, self.model.config.negative_prompt)
-            text, uncond = bank.text(views), bank.uncond(len(renders))
+            text, uncond = bank.text(views), bank.uncond(views)
             generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
             with self.model.guide_context(), progress_bar("Pseudo views", len(renders)) as progress:

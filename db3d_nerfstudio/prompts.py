@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.distill import Away
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
@@ -101,20 +102,43 @@ def view_weights(views: Views, interpolate: bool) -> Float[Tensor, "b 4"]:
     return torch.cat([around * (1 - overhead[:, None]), overhead[:, None]], dim=-1)
 
 
+def away_weights(views: Views) -> Float[Tensor, "b 2"]:
+    """How strongly a camera is to keep away from the prompts of front and side, the weights of threestudio's Perp-Neg.
+
+    A camera in front keeps away from the side, one at the side from the front, one behind from the front most of all;
+    and the higher they stand the less, as interpolated prompts turn into the overhead prompt.
+    """
+    turned = ((views.azimuth + 180) % 360 - 180).abs() / 90
+    before = turned <= 1
+    front = torch.where(before, 4 * (-0.5 * (1 - turned)).exp() - 2.426, (-0.5 * (2 - turned)).exp() + 0.967)
+    side = torch.where(before, 4 * (-0.5 * turned).exp() - 2.426, (-0.5 * (2 - turned)).exp() - 0.606)
+    overhead = view_weights(views, interpolate=True)[:, -1]
+    return torch.stack([front, side], -1).clamp(min=0) * (1 - overhead[:, None])
+
+
 class PromptBank:
     """The embeddings of a prompt from every side, computed once; to be rebuilt whenever the guide's weights change."""
 
     @torch.no_grad()
     def __init__(self, guide: DiffusionGuide, prompt: str, negative_prompt: str = "") -> None:
         """Args: `negative_prompt` takes the place of the empty prompt as what guidance leads away from."""
+        self._guide = guide
         embeddings = guide.embed([*view_prompts(prompt).values(), negative_prompt])
         self._views, self._uncond = embeddings[:-1], embeddings[-1:]
 
     def text(self, views: Views, interpolate: bool = False) -> Float[Tensor, "b n d"]:
         """The embedding that goes with each camera."""
         weights = view_weights(views, interpolate).to(self._views.device)
-        return torch.einsum("bv,vnd->bnd", weights, self._views)
+        return self._guide.add_cameras(torch.einsum("bv,vnd->bnd", weights, self._views), views)
 
-    def uncond(self, num: int) -> Float[Tensor, "b n d"]:
-        """The embedding of the negative prompt, `num` times."""
-        return self._uncond.expand(num, -1, -1)
+    def away(self, views: Views, strength: float) -> Away | None:
+        """The views that guidance shall keep away from for each camera (`away_weights`); None at strength 0."""
+        if strength == 0:
+            return None
+        front_and_side = self._views[:2].expand(len(views.azimuth), -1, -1, -1)
+        text = [self._guide.add_cameras(view, views) for view in front_and_side.unbind(1)]
+        return Away(torch.stack(text, 1), strength * away_weights(views).to(self._views.device))
+
+    def uncond(self, views: Views) -> Float[Tensor, "b n d"]:
+        """The embedding of the negative prompt, once for each camera."""
+        return self._guide.add_cameras(self._uncond.expand(len(views.azimuth), -1, -1), views)

@@ -1,6 +1,7 @@
 """Images out of a guide: from pure noise, or from another image (SDEdit, Meng et al. 2021, arXiv 2108.01073).
 
-Sampling is deterministic DDIM (Song et al. 2020, arXiv 2010.02502) by diffusers' own scheduler.
+The steps are those of the guide's sampler, a scheduler of diffusers: as a rule deterministic DDIM (Song et al. 2020,
+arXiv 2010.02502).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
 if TYPE_CHECKING:
-    from diffusers import DDIMScheduler
+    from diffusers import SchedulerMixin
 
 
 @torch.no_grad()
@@ -32,8 +33,8 @@ def sample(
     """New images of the prompts."""
     size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
     z = standard_noise((len(text), *size), guide.device, generator)
-    scheduler = _ddim(guide, steps)
-    return guide.decode(_denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale))
+    scheduler = guide.sampler(steps)
+    return guide.decode(_denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale, generator))
 
 
 @torch.no_grad()
@@ -61,41 +62,28 @@ def translate(
     taken = round(strength * steps)
     if taken == 0:
         return guide.decode(z)
-    scheduler = _ddim(guide, steps)
+    scheduler = guide.sampler(steps)
     timesteps = scheduler.timesteps[-taken:]
     z = add_noise(guide, z, timesteps[0].expand(len(z)), standard_noise(z.shape, guide.device, generator))
-    return guide.decode(_denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale))
-
-
-def _ddim(guide: DiffusionGuide, steps: int) -> DDIMScheduler:
-    """The guide's schedule, cut into `steps` that begin at its noisiest end."""
-    from diffusers import DDIMScheduler
-
-    abar = guide.alphas_cumprod.double().cpu()
-    betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
-    scheduler = DDIMScheduler(
-        num_train_timesteps=len(abar),
-        trained_betas=betas.tolist(),
-        prediction_type="epsilon",
-        timestep_spacing="trailing",
-        clip_sample=guide.z_bound is not None,
-        clip_sample_range=guide.z_bound or 1.0,
-    )
-    scheduler.set_timesteps(steps, device=guide.device)
-    return scheduler
+    return guide.decode(_denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale, generator))
 
 
 def _denoise(
     guide: DiffusionGuide,
-    scheduler: DDIMScheduler,
+    scheduler: SchedulerMixin,
     timesteps: Tensor,
     z: Float[Tensor, "b c h w"],
     text: Float[Tensor, "b n d"],
     uncond: Float[Tensor, "b n d"],
     guidance_scale: float,
+    generator: torch.Generator | None,
 ) -> Float[Tensor, "b c h w"]:
+    from diffusers import DDIMScheduler
+
+    # Where the estimate of the clean z was clipped, the noise must be what is left, or both drift apart. (Ancestral
+    # samplers go by the clean z alone.)
+    options = {"use_clipped_model_output": True} if isinstance(scheduler, DDIMScheduler) else {}
     for t in timesteps:
         eps = guided_noise(guide, z, t.expand(len(z)), text, uncond, guidance_scale)
-        # Where the estimate of the clean z was clipped, the noise must be what is left, or both drift apart.
-        z = scheduler.step(eps, t, z, use_clipped_model_output=True).prev_sample
+        z = scheduler.step(eps, t, z, generator=generator, **options).prev_sample
     return z

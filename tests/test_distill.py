@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import GaussianGuide, GaussianGuideConfig, tiny_stable_diffusion_folder
+from tiny import GaussianGuide, GaussianGuideConfig, PatternGuideConfig, tiny_stable_diffusion_folder
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from db3d_nerfstudio.distill import add_noise, annealed_t_range, guided_noise, sample_timesteps, sds_loss, sds_weight
+from db3d_nerfstudio.distill import (
+    Away,
+    add_noise,
+    annealed_t_range,
+    guided_noise,
+    sample_timesteps,
+    sds_loss,
+    sds_weight,
+)
 from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 
 
@@ -55,6 +63,42 @@ def test_gradient_is_the_equation(weighting: str, scale: float) -> None:
     eps_hat = (1 - abar).sqrt() * (z_t - abar.sqrt() * mean) / (abar * 0.2**2 + 1 - abar)
     weight = {"sigma2": 1 - abar, "uniform": 1, "fantasia": abar.sqrt() * (1 - abar)}[weighting]
     torch.testing.assert_close(rgb.grad, weight * (eps_hat - eps) * scale / len(rgb))
+
+
+def clean(guide: GaussianGuide, z_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    abar = guide.alphas_cumprod[t][:, None, None, None]
+    return (z_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+
+
+def test_perp_neg_leads_away_without_weakening_the_prompt() -> None:
+    """What is added is perpendicular to the prompt's direction, and away from the other prompt's."""
+    guide = PatternGuideConfig().setup()
+    z_t, text, uncond = inputs(guide)
+    t, s, weight = torch.tensor([100, 700]), 5.0, torch.tensor([[0.5], [2.0]])
+    back = guide.embed(["a cat"] * 2)
+    plain, kept = (
+        guided_noise(guide, z_t, t, text, uncond, s, away=away) for away in (None, Away(back[:, None], weight))
+    )
+    eps_text, eps_uncond, eps_back = (guide.predict_noise(z_t, t, prompt) for prompt in (text, uncond, back))
+    added, towards, other = ((x).flatten(1) for x in (kept - plain, eps_text - eps_uncond, eps_back - eps_uncond))
+    torch.testing.assert_close((added * towards).sum(1), torch.zeros(2), atol=1e-4, rtol=0)
+    sideways = other - towards * ((other * towards).sum(1) / towards.square().sum(1))[:, None]
+    torch.testing.assert_close(added, -s * weight * sideways, atol=1e-4, rtol=1e-4)
+    same = guided_noise(guide, z_t, t, text, uncond, s, away=Away(text[:, None], weight))
+    torch.testing.assert_close(same, plain)  # The prompt itself has nothing perpendicular to itself.
+    nothing = guided_noise(guide, z_t, t, uncond, uncond, s, away=Away(uncond[:, None], weight))
+    torch.testing.assert_close(nothing, eps_uncond)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.5, 1.0])
+def test_rescaling_returns_the_contrast_that_guidance_added(amount: float) -> None:
+    guide = PatternGuideConfig(std=0.05).setup()
+    z_t, text, uncond = inputs(guide)
+    t = torch.tensor([600, 900])
+    scales = [clean(guide, z_t, t, guided_noise(guide, z_t, t, text, uncond, s)).std((1, 2, 3)) for s in (1.0, 20.0)]
+    assert (scales[1] > 5 * scales[0]).all()
+    found = clean(guide, z_t, t, guided_noise(guide, z_t, t, text, uncond, 20.0, rescale=amount)).std((1, 2, 3))
+    torch.testing.assert_close(found, amount * scales[0] + (1 - amount) * scales[1], rtol=1e-3, atol=1e-4)
 
 
 def test_value_is_half_the_squared_gradient() -> None:

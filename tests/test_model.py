@@ -8,7 +8,7 @@ import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.scene_box import SceneBox
 from nerfstudio.engine.callbacks import TrainingCallbackAttributes
-from tiny import GaussianGuideConfig
+from tiny import GaussianGuideConfig, PatternGuideConfig
 
 from db3d_nerfstudio.cameras import image_rays, orbit_cameras
 from db3d_nerfstudio.field import GridFieldConfig
@@ -214,6 +214,8 @@ def test_each_view_is_graded_with_its_own_prompt_and_image():
         ({"t_range_end": (0.9, 0.98)}, {"sds_loss"}),
         ({"prompt": "a photo of a dog"}, {"sds_loss"}),
         ({"negative_prompt": "a photo of a cat"}, {"sds_loss"}),
+        ({"guidance_rescale": 0.7}, {"sds_loss"}),
+        ({"perp_neg": 1.0}, {"sds_loss"}),
         ({"random_background_prob": 0.0}, {"sds_loss"}),
         ({"normal_weight_threshold": 0.5}, {"orientation_loss", "sds_loss"}),
         ({"shading": UNLIT}, {"orientation_loss", "sds_loss"}),
@@ -222,7 +224,8 @@ def test_each_view_is_graded_with_its_own_prompt_and_image():
 )
 def test_config_changes_exactly_these_losses(changes, losses):
     means = {f"a photo of a {word}, {view} view": 0.2 for word in ("dog",) for view in ("front", "back")}
-    common = {"shading": LIT, "guide": GaussianGuideConfig(resolution=SIZE, means=means)}
+    guide = PatternGuideConfig if changes.keys() & {"perp_neg", "guidance_rescale"} else GaussianGuideConfig
+    common = {"shading": LIT, "guide": guide(resolution=SIZE, means=means)}
     results = []
     for config in (common, common | changes):
         model = build(**config)

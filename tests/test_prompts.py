@@ -5,7 +5,15 @@ import torch
 from tiny import GaussianGuideConfig
 
 from db3d_nerfstudio.cameras import Views
-from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
+from db3d_nerfstudio.prompts import (
+    VIEW_NAMES,
+    PromptBank,
+    Subject,
+    away_weights,
+    parse_subject,
+    view_prompts,
+    view_weights,
+)
 
 
 def views(*elevation_azimuth: tuple[float, float]) -> Views:
@@ -89,5 +97,34 @@ def test_bank_picks_and_mixes_the_embeddings() -> None:
     seen = views((0, 45), (80, 0))
     assert bank.text(seen).flatten().tolist() == [0, 3]
     assert bank.text(seen, interpolate=True).flatten().tolist() == [0.5, 3]
-    assert bank.uncond(3).flatten().tolist() == [-1, -1, -1]
-    assert PromptBank(guide, "a sks dog").uncond(1).item() == 0
+    assert bank.uncond(seen).flatten().tolist() == [-1, -1]
+    assert PromptBank(guide, "a sks dog").uncond(views((0, 0))).item() == 0
+
+
+def test_guide_may_write_the_cameras_into_the_text() -> None:
+    """As a multi-view model would: for the prompt and for the negative prompt."""
+    guide = GaussianGuideConfig().setup()
+    guide.add_cameras = lambda text, views: text + views.azimuth[:, None, None]
+    bank = PromptBank(guide, "a sks dog")
+    seen = views((0, 30), (0, 90))
+    assert bank.text(seen).flatten().tolist() == pytest.approx([30.7, 90.7])
+    assert bank.uncond(seen).flatten().tolist() == [30, 90]
+
+
+def test_weights_of_perp_neg() -> None:
+    """Of front and side, in front, at the side, behind and from above; steady where the two halves meet."""
+    weights = away_weights(views((0, 0), (0, 90), (0, -90), (0, 180), (90, 180)))
+    expected = torch.tensor([[0, 1.574], [1.574, 0], [1.574, 0], [1.967, 0.394], [0, 0]])
+    torch.testing.assert_close(weights, expected, atol=1e-3, rtol=0)
+    before, after = away_weights(views((0, 89.9), (0, 90.1)))
+    torch.testing.assert_close(before, after, atol=1e-2, rtol=0)
+
+
+def test_bank_keeps_away_from_front_and_side() -> None:
+    means = {prompt: float(i) for i, prompt in enumerate(view_prompts("a sks dog").values())}
+    bank = PromptBank(GaussianGuideConfig(means=means).setup(), "a sks dog")
+    seen = views((0, 45), (0, 180))
+    assert bank.away(seen, 0.0) is None
+    away = bank.away(seen, 0.5)
+    assert away.text.flatten(1).tolist() == [[0, 1], [0, 1]]
+    torch.testing.assert_close(away.weights, 0.5 * away_weights(seen))

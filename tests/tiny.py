@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +86,24 @@ class GaussianGuide(DiffusionGuide):
 
     def fingerprint(self) -> str:
         return digest([("shift", self.shift)])
+
+
+@dataclass
+class PatternGuideConfig(GaussianGuideConfig):
+    """Configuration of the analytic guide whose prompts mean stripes and not shades."""
+
+    _target: type = field(default_factory=lambda: PatternGuide)
+
+
+class PatternGuide(GaussianGuide):
+    """Every prompt but the empty one has its own random stripes as mean: directions that differ, and contrast."""
+
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        rows = []
+        for prompt in prompts:
+            seed = torch.Generator().manual_seed(crc32(prompt.encode()))
+            rows.append(torch.rand(3, self.resolution, generator=seed) * bool(prompt))
+        return torch.stack(rows).to(self.device)
 
 
 def tiny_toybox_folder(path: Path, words: Sequence[str] = WORDS, resolution: int = 16) -> Path:

@@ -6,6 +6,24 @@ checkpoint. It offers primitives only. What is done with them (`distill.sds_loss
 
 Notation: `z` is what the network denoises (latents, or pixels in the network's own layout) and
 `z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) eps`.
+
+What a guide must give that is not a UNet of diffusers'
+-------------------------------------------------------
+*Text* is one tensor per prompt, and only the guide knows what is in its rows. Others stack it, choose from it and
+average it (between the prompts of neighbouring views) along its first axis; never do they look at n or d. A model with
+further conditions packs them as further rows: `SDXLGuide` does so with its pooled text.
+
+*Noise.* `predict_noise` answers in eps for z_t on the schedule above, at an integer t. A rectified flow knows
+x_s = (1 - s) z + s eps and answers v = eps - z. With r^2 = (1 - s)^2 + s^2 it is the same diffusion, scaled:
+alphas_cumprod = (1 - s)^2 / r^2 on a grid of s, x_s = r z_t, and eps = x_s + (1 - s) v. Its `prediction_type` is
+"v_prediction", its weights in DreamBooth's loss being nearest to that.
+
+*Views.* A multi-view model (MVDream, Shi et al. 2023, arXiv 2308.16512) denoises the b views of a batch as groups that
+see each other. The pair of classifier-free guidance is concatenated along b, so that groups stay together. Its cameras
+come with the views: `add_cameras` writes them into rows of the text that `embed` left empty, for the prompt and for the
+negative prompt alike. It must be trained for, or put up with, timesteps that differ within a group.
+
+*Sampling.* `sampler` names the scheduler that draws images, if DDIM does not suit.
 """
 
 from __future__ import annotations
@@ -15,13 +33,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 from torch.nn import Parameter
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+    from db3d_nerfstudio.cameras import Views
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
@@ -70,6 +93,30 @@ class DiffusionGuide(abc.ABC):
         self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
         """The model's estimate of the noise in `z_t`, whatever the network itself predicts."""
+
+    def add_cameras(self, text: Float[Tensor, "b n d"], views: Views) -> Float[Tensor, "b n d"]:
+        """The text with what the model wants to know of the cameras that it goes with; here, nothing."""
+        return text
+
+    def sampler(self, steps: int) -> SchedulerMixin:
+        """A scheduler of diffusers that draws images from estimates of the noise; here, deterministic DDIM.
+
+        It cuts the guide's schedule into `steps` that begin at its noisiest end.
+        """
+        from diffusers import DDIMScheduler
+
+        abar = self.alphas_cumprod.double().cpu()
+        betas = 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+        scheduler = DDIMScheduler(
+            num_train_timesteps=len(abar),
+            trained_betas=betas.tolist(),
+            prediction_type="epsilon",
+            timestep_spacing="trailing",
+            clip_sample=self.z_bound is not None,
+            clip_sample_range=self.z_bound or 1.0,
+        )
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
 
     @abc.abstractmethod
     def parameters(self) -> list[Parameter]:

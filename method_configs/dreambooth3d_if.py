@@ -1,0 +1,14 @@
+"""DreamBooth3D in pixel space, as in the paper: DeepFloyd IF in place of Imagen."""
+
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.guides.deepfloyd import DeepFloydGuideConfig
+
+config = make_config()
+config.method_name = "dreambooth3d-if"
+config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
+config.pipeline.model.guidance_scale = 20.0
+config.pipeline.datamanager.resolution = 64
+
+method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, a model of pixels like the paper's.")

@@ -1,0 +1,12 @@
+"""DreamBooth3D with Stable Diffusion XL: adapters on half-precision weights, for a GPU with 24 GB."""
+
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.guides.sdxl import SDXLGuideConfig
+
+config = make_config()
+config.method_name = "dreambooth3d-sdxl"
+config.pipeline.model.guide = SDXLGuideConfig(tuning="lora", text_encoder_memory="offload", gradient_checkpointing=True)
+
+method = MethodSpecification(config, description="DreamBooth3D with Stable Diffusion XL.")

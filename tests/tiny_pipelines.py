@@ -1,0 +1,111 @@
+"""Tiny random pipelines of the larger families, saved by diffusers in the folders that the real ones come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+LETTERS = [chr(i) for i in range(33, 127)]
+
+
+def tiny_clip_tokenizer(path: Path):
+    """A CLIP tokenizer of single letters; `path` is a folder for its files."""
+    from transformers import CLIPTokenizer
+
+    tokens = [*LETTERS, *(letter + "</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (path / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(path / "vocab.json"), str(path / "merges.txt"), model_max_length=77)
+
+
+def tiny_sdxl_folder(path: Path) -> Path:
+    """A random Stable Diffusion XL of 16 pixels and 8x8x4 latents; its two text encoders are 16 and 32 wide."""
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    tokenizer = tiny_clip_tokenizer(path)
+    ids = {"bos_token_id": 188, "eos_token_id": 189, "pad_token_id": 189}
+    common = {"vocab_size": 190, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, **ids}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = CLIPTextModel(CLIPTextConfig(hidden_size=16, projection_dim=16, **common))
+        second = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=32, projection_dim=24, **common))
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            transformer_layers_per_block=(1, 2),
+            projection_class_embeddings_input_dim=6 * 8 + 24,
+            cross_attention_dim=48,
+            norm_num_groups=4,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+            scaling_factor=0.13025,
+        )
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = EulerDiscreteScheduler(prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, **betas)
+    pipeline = StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler)
+    pipeline.save_pretrained(path)
+    return path
+
+
+def tiny_if_folder(path: Path) -> Path:
+    """A random DeepFloyd IF stage I of 16 pixels: T5, attention with added keys, a learned variance, thresholding."""
+    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+    tokens = ["<pad>", "</s>", "<unk>", *LETTERS]
+    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text_encoder = T5EncoderModel(
+            T5Config(vocab_size=len(tokens), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        )
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=3,
+            out_channels=6,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            cross_attention_dim=32,
+            encoder_hid_dim=32,
+            attention_head_dim=8,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=2,
+            cross_attention_norm="group_norm",
+            resnet_time_scale_shift="scale_shift",
+            act_fn="gelu",
+        )
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2",
+        variance_type="learned_range",
+        thresholding=True,
+        dynamic_thresholding_ratio=0.95,
+        sample_max_value=1.5,
+    )
+    IFPipeline(tokenizer, text_encoder, unet, scheduler, None, None, None, False).save_pretrained(path)
+    return path
