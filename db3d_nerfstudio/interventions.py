@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 from db3d_nerfstudio.phases import PhaseName
 from db3d_nerfstudio.workspace import publish
@@ -60,3 +62,53 @@ def guidance_at(changes: list[Change], step: int, prompt: str, guidance_scale: f
 def stage_ends(changes: list[Change]) -> dict[PhaseName, int]:
     """The steps at which phases were ended before their time."""
     return {change.ends: change.step for change in changes if change.ends is not None}
+
+
+class Interventions:
+    """The changes made to a run so far, and the wishes that wait for the next step."""
+
+    def __init__(self, run: Path, prompt: str, guidance_scale: float) -> None:
+        self._run = run
+        self._started_with = (prompt, guidance_scale)
+        self._changes = read_changes(run)
+        self._wishes: SimpleQueue[dict[str, str | float]] = SimpleQueue()
+        self.answer = ""
+        """What became of the last wish."""
+
+    def wish(self, **change: str | float) -> None:
+        """Ask, from any thread, for a `Change` to hold from the next NeRF step on."""
+        self.answer = "From the next NeRF step on."
+        self._wishes.put(change)
+
+    def grant(self, step: int, check_prompt: Callable[[str], None], next_end: int, phase: PhaseName) -> None:
+        """Called before a step: record what was wished for, unless it cannot be.
+
+        Args:
+            check_prompt: Raises ValueError for a prompt that the guide cannot be given.
+            next_end: The first step, after this one, at which the phase can end.
+            phase: The phase of the step.
+        """
+        while not self._wishes.empty():
+            wish = self._wishes.get()
+            change = Change(next_end if "ends" in wish else step, **wish)
+            try:
+                if change.prompt is not None:
+                    check_prompt(change.prompt)
+            except ValueError as error:
+                self.answer = f"Not done: {error}"
+                continue
+            if change.ends not in (None, phase):
+                self.answer = f"Not done: the {change.ends} NeRF is not in training."
+                continue
+            add_change(self._run, change)
+            self._changes.append(change)
+            self.answer = f"Since step {step}." if change.ends is None else f"The {phase} NeRF ends at step {next_end}."
+
+    def guidance_at(self, step: int) -> tuple[str, float]:
+        """Prompt and guidance scale of a step."""
+        return guidance_at(self._changes, step, *self._started_with)
+
+    @property
+    def ends(self) -> dict[PhaseName, int]:
+        """The steps at which phases were, or will be, ended before their time."""
+        return stage_ends(self._changes)

@@ -94,6 +94,7 @@ class DreamBooth3DModel(Model):
         self.sampler = self.config.sampler.setup()
         self.guide_context = nullcontext
         self.prompts: PromptBank | None = None
+        self.prompt, self.guidance_scale = self.config.prompt or "", self.config.guidance_scale
         self._progress = 0.0
         self._empty_renders = 0
 
@@ -107,7 +108,13 @@ class DreamBooth3DModel(Model):
 
     def load_prompts(self) -> None:
         """Embeds the prompt with the guide's present weights; to be called whenever they change."""
-        self.prompts = PromptBank(self.guide, self.config.prompt or "", self.config.negative_prompt)
+        self.prompts = PromptBank(self.guide, self.prompt, self.config.negative_prompt)
+
+    def set_guidance(self, prompt: str, guidance_scale: float) -> None:
+        """Says what guidance leads to from now on; another prompt is embedded before the next guided view."""
+        if prompt != self.prompt:
+            self.prompts = None
+        self.prompt, self.guidance_scale = prompt, guidance_scale
 
     def set_progress(self, progress: float) -> None:
         """Says which fraction of the present phase is done; every schedule is a function of it."""
@@ -254,7 +261,7 @@ class DreamBooth3DModel(Model):
                 self.prompts.text(views, config.interpolate_prompts),
                 self.prompts.uncond(views),
                 t=sample_timesteps(len(rgb), t_range, len(guide.alphas_cumprod), device=guide.device),
-                guidance_scale=config.guidance_scale,
+                guidance_scale=self.guidance_scale,
                 weighting=config.sds_weighting,
                 rescale=config.guidance_rescale,
                 away=self.prompts.away(views, config.perp_neg),

@@ -11,7 +11,8 @@ Every result is a file in the run folder, made once:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -27,12 +28,15 @@ from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManager
 from db3d_nerfstudio.dreambooth import finetune, needs_prior, save_checked
 from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.interventions import Interventions
 from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
-from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest
-from db3d_nerfstudio.progress import announce, progress_bar
+from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
+from db3d_nerfstudio.progress import CLASS_IMAGES, PSEUDO_VIEWS, announce, tuning
 from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
-from db3d_nerfstudio.pseudo_views import in_chunks, load_pseudo_views, render, save_pseudo_views
+from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, load_pseudo_views, render, save_pseudo_views
 from db3d_nerfstudio.run_folder import read_config
+from db3d_nerfstudio.samples import FILE as SAMPLES
+from db3d_nerfstudio.samples import sample_sheet
 from db3d_nerfstudio.translate import translate
 from db3d_nerfstudio.workspace import Workspace
 
@@ -57,20 +61,34 @@ class PhaseRunner:
         self.workspace = Workspace(trainer.config.run_folder())
         self.seed = trainer.config.machine.seed
         self._entered: PhaseName | None = None
+        model = self.model.config
+        self.interventions = Interventions(self.workspace.root, model.prompt, model.guidance_scale)
 
     def before_step(self, step: int) -> None:
         """The callback before every training iteration; all that it does is a function of the step and of files."""
         self.trainer.save_if_due(step - 1)
-        phase = phase_at(self.config, step)
+        phase = self._phase_at(step)
+        accumulated = max(self.trainer.gradient_accumulation_steps.values(), default=1)
+        self.interventions.grant(step, self._check_prompt, (step // accumulated + 1) * accumulated, phase.name)
+        self.model.set_guidance(*self.interventions.guidance_at(step))
         if phase.name != self._entered:
             with one_line(FloatingPointError):
                 self.enter(phase, step)
             self._entered = phase.name
+            self.trainer.record.begin_nerf(phase.name, step - phase.start)
         seed_everything(self.seed, step)
         if phase.name == "final" and step == phase.start:
             self._start_second_nerf()
         self.model.set_progress(phase.progress)
         self.datamanager.progress = phase.progress
+
+    def after_step(self, step: int) -> None:
+        """The callback after every training iteration."""
+        phase = self._phase_at(step)
+        self.trainer.record.nerf_step(step, step + 1 - phase.start, self.trainer.pipeline.losses)
+        total = self.config.total_steps(self.interventions.ends)
+        if step + 1 >= total:
+            self.trainer.end_at(total)
 
     def enter(self, phase: Phase, step: int) -> None:
         """Find or make everything that the phase builds on, and hand it to the model and the data manager."""
@@ -101,7 +119,7 @@ class PhaseRunner:
     def _multiview(self, pseudo_views: Path) -> Path | None:
         """D_partial, trained further on photos and pseudo views; the latter say which side they show."""
         _, views = self.datamanager.config.dataparser.orbit()
-        named = view_prompts(self.model.config.prompt)
+        named = view_prompts(self._stage_2_prompt)
         sides = [named[VIEW_NAMES[i]] for i in view_weights(views, interpolate=False).argmax(-1).tolist()]
         images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
         prompts = self._photo_prompts + sides
@@ -127,7 +145,7 @@ class PhaseRunner:
             if masks is not None:  # Pseudo views teach everywhere.
                 masks = torch.cat([masks, masks.new_ones(len(images) - len(masks), *masks.shape[1:])])
             self.guide.load(start)
-            with self.model.guide_context(), progress_bar(f"DreamBooth {name}", steps) as progress:
+            with self._task(tuning(name)) as progress:
                 losses = finetune(
                     self.guide,
                     images,
@@ -141,7 +159,9 @@ class PhaseRunner:
                     progress=progress,
                 )
                 save_checked(self.guide, path, self.subject.instance_prompt)
+                self._save_samples(name, path)
             (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
+            self.trainer.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.trainer.step)
 
         recipe = {"start": start and start.name, "steps": steps, "prompts": prompts, **self._base_recipe(), **recipe}
         return self.workspace.once(f"dreambooth/{name}", recipe, make)
@@ -159,7 +179,7 @@ class PhaseRunner:
             state = {"step": step - 1, "pipeline": self.trainer.pipeline.state_dict()}
             torch.save(state, path / "nerfstudio_models" / f"step-{step - 1:09d}.ckpt")
 
-        return self.workspace.once(INITIAL, {"steps": self.config.initial.steps}, make)
+        return self.workspace.once(INITIAL, {"steps": self._initial_steps}, make)
 
     def _pseudo_views(self, initial: Path) -> Path:
         """Renders of the initial NeRF, noised up to t_pseudo and denoised by D_full, each view by itself."""
@@ -173,11 +193,12 @@ class PhaseRunner:
             with self._showing(initial):
                 renders = render(self.model, cameras)
             self.guide.load(full)
-            bank = PromptBank(self.guide, self.model.config.prompt, self.model.config.negative_prompt)
+            bank = PromptBank(self.guide, self._stage_2_prompt, self.model.config.negative_prompt)
             text, uncond = bank.text(views), bank.uncond(views)
             generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
-            with self.model.guide_context(), progress_bar("Pseudo views", len(renders)) as progress:
+            made: list[Tensor] = []
+            with self._task(PSEUDO_VIEWS) as progress:
 
                 def translated(rgb: Float[Tensor, "c 3 h w"], part: slice) -> Float[Tensor, "c 3 ht wt"]:
                     result = translate(
@@ -190,11 +211,15 @@ class PhaseRunner:
                         steps=config.sample_steps,
                         generator=generator,
                     )
+                    made.append(result)
+                    sheet = contact_sheet([self.photos, renders[: part.stop], torch.cat(made)])
+                    tensor_to_image(sheet).save(path / "contact_sheet.png")  # The viewer shows it as it grows.
                     progress(min(part.stop, len(renders)))
                     return result
 
                 images = in_chunks(translated, renders, config.chunk)
             save_pseudo_views(path, cameras, self.photos, renders.cpu(), images.cpu())
+            self.trainer.record.picture("Pseudo views", contact_sheet([renders, images]), self.trainer.step)
 
         return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
 
@@ -247,10 +272,8 @@ class PhaseRunner:
     def class_images(self) -> Float[Tensor, "m 3 h w"]:
         """Samples of the class by the guide as it came, for prior preservation."""
         folder, config = self.workspace.root / "class_images", self.config.dreambooth
-        with self.model.guide_context(), progress_bar("Class images", config.num_class_images) as progress:
-            images = class_images(self.guide, self.subject.class_prompt, config, folder, progress)
-            progress(len(images))  # Those found on disk were not counted.
-            return images
+        with self._task(CLASS_IMAGES) as progress:
+            return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -266,9 +289,56 @@ class PhaseRunner:
             with torch.no_grad():
                 self.guide.embed(prompts)
 
+    def _check_prompt(self, prompt: str) -> None:
+        if self.config.needs_photos:
+            parse_subject(prompt, self.config.identifier, self.config.class_noun)
+        with torch.no_grad():
+            self.guide.embed(list(view_prompts(prompt).values()))
+
+    def _phase_at(self, step: int) -> Phase:
+        return phase_at(self.config, step, self.interventions.ends)
+
+    @property
+    def _initial_steps(self) -> int:
+        return self.interventions.ends.get("initial", self.config.initial.steps)
+
+    @property
+    def _stage_2_prompt(self) -> str:
+        """The prompt that held when the initial NeRF was done."""
+        return self.interventions.guidance_at(self._initial_steps)[0]
+
     def _use(self, weights: Path | None) -> None:
         self.guide.load(weights)
         self.model.load_prompts()
+
+    @contextmanager
+    def _task(self, name: str) -> Iterator[Callable[..., None]]:
+        """Work of the guide: the viewer may render, and the viewer's pause button pauses it.
+
+        Yields what is to be called with the number of things done, and the loss if there is one.
+        """
+        progress = self.trainer.record.progress
+        with self.model.guide_context(), progress.during(name) as update:
+
+            def update_and_wait(done: int, loss: float | None = None) -> None:
+                update(done, loss)
+                while self.trainer.training_state == "paused":
+                    time.sleep(0.05)
+                    progress.restart_clock()
+
+            yield update_and_wait
+
+    def _save_samples(self, name: str, path: Path) -> None:
+        """Show what the guide draws now, beside its weights."""
+        sheet = sample_sheet(
+            self.guide,
+            self.subject.instance_prompt,
+            steps=self.config.dreambooth.class_sample_steps,
+            guidance_scale=self.config.pseudo_views.guidance_scale,
+            seed=self.seed,
+        )
+        tensor_to_image(sheet).save(path / SAMPLES)
+        self.trainer.record.picture(f"{tuning(name)}/samples", sheet, self.trainer.step)
 
     @contextmanager
     def _showing(self, initial: Path) -> Iterator[None]:
@@ -296,8 +366,8 @@ class PhaseRunner:
         orbit = self.datamanager.config.dataparser
         cameras = {key: getattr(orbit, key) for key in ("num_views", "elevation", "radius", "fov", "resolution")}
         return {
-            "prompt": self.model.config.prompt,
-            "initial_steps": self.config.initial.steps,
+            "prompt": self._stage_2_prompt,
+            "initial_steps": self._initial_steps,
             "full_steps": self.config.full_steps,
             **config,
             "cameras": cameras,

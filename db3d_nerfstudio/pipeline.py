@@ -8,6 +8,7 @@ from functools import partial
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from torch import Tensor
 
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
@@ -31,6 +32,8 @@ class DreamBooth3DPipeline(VanillaPipeline):
     """A `VanillaPipeline` whose training goes through the phases."""
 
     config: DreamBooth3DPipelineConfig
+    losses: dict[str, Tensor]
+    """The losses of the last training step."""
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -42,8 +45,15 @@ class DreamBooth3DPipeline(VanillaPipeline):
         self.model.guide_context = partial(unlocked, trainer)
         runner = PhaseRunner(self.config.phases, trainer)
         before = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], runner.before_step)
-        after = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], trainer.say_what_next)
-        return [before, *super().get_training_callbacks(training_callback_attributes), after]
+        after = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], runner.after_step)
+        at_end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], trainer.end_of_training)
+        return [before, *super().get_training_callbacks(training_callback_attributes), after, at_end]
+
+    def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict]:
+        """nerfstudio's, with the losses kept until the step has been recorded."""
+        outputs, losses, metrics = super().get_train_loss_dict(step)
+        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        return outputs, losses, metrics
 
 
 @contextmanager

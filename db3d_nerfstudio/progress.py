@@ -14,7 +14,7 @@ from typing import Literal
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from db3d_nerfstudio.phases import PhasesConfig
 
@@ -61,11 +61,9 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
         num_views: Number of pseudo views.
     """
     dreambooth, views = phases.dreambooth, phases.pseudo_views
-    class_images = dreambooth.num_class_images if dreambooth.prior_weight > 0 and phases.partial_steps else 0
     translation_steps = max(1, round(views.strength * views.sample_steps))
     one, two, three = "1/3 initial", "2/3 pseudo_views", "3/3 final"
     tasks = [
-        Task(one, CLASS_IMAGES, "images", class_images, dreambooth.class_sample_steps),
         Task(one, tuning("partial"), "tuning", phases.partial_steps),
         Task(one, INITIAL_NERF, "initial NeRF", phases.initial.steps),
     ]
@@ -76,7 +74,12 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
             Task(three, tuning("multiview"), "tuning", phases.multiview_steps),
             Task(three, FINAL_NERF, "final NeRF", phases.final.steps),
         ]
-    return [task for task in tasks if task.total]
+    tasks = [task for task in tasks if task.total]
+    first = next((i for i, task in enumerate(tasks) if task.kind == "tuning"), None)
+    if first is not None and dreambooth.prior_weight > 0:
+        class_images = (CLASS_IMAGES, "images", dreambooth.num_class_images, dreambooth.class_sample_steps)
+        tasks.insert(first, Task(tasks[first].stage, *class_images))
+    return tasks
 
 
 Listener = Callable[["RunProgress", Event], None]
@@ -244,23 +247,3 @@ def _say_end(progress: RunProgress, console: Console) -> None:
 
 def _print(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[int, float | None], None]]:
-    """A progress bar; call what it yields with the number of things done, and the loss if there is one."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=CONSOLE) as bar:
-        task = bar.add_task(label, total=total, note="")
-
-        def update(done: int, loss: float | None = None) -> None:
-            bar.update(task, completed=done, note="" if loss is None else f"loss {loss:.4f}")
-
-        yield update

@@ -166,7 +166,8 @@ class DreamBooth3DTrainer(Trainer):
 
     def end_of_training(self, step: int) -> None:
         """The callback at the end of training: close the record, and say which commands work on this run."""
-        self.record.finish()
+        run = self.config.run_folder()
+        self.record.finish(self.step + 1 >= self.config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")

@@ -1,12 +1,17 @@
 """The work between the phases with an analytic guide: what is made from what, once, and the same after a restart."""
 
 import copy
+import json
 import threading
+import time
+from functools import partial
 
 import pytest
 import torch
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.trainer import Trainer
+from PIL import Image
 from tiny import GaussianGuideConfig, tiny_stable_diffusion_folder
 
 from db3d_nerfstudio.dreambooth import DreamBoothConfig
@@ -17,6 +22,7 @@ from db3d_nerfstudio.phase_runner import PhaseRunner
 from db3d_nerfstudio.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig, unlocked
 from db3d_nerfstudio.pseudo_views import load_pseudo_views
+from db3d_nerfstudio.run_record import RunRecord, read_losses
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -37,6 +43,7 @@ def config(photos, tmp_path):
     model = DreamBooth3DModelConfig(guide=GaussianGuideConfig(mean=0.3), field=GridFieldConfig(resolutions=(4,)))
     config = DreamBooth3DTrainerConfig(
         method_name="m",
+        machine=MachineConfig(device_type="cpu"),
         output_dir=tmp_path / "out",
         timestamp="run",
         pipeline=DreamBooth3DPipelineConfig(model=model, phases=phases),
@@ -59,6 +66,9 @@ class StandIn(Trainer):
         configs = {"encodings": optimizer, "networks": optimizer}
         self.optimizers = Optimizers(configs, self.pipeline.get_param_groups())
         self.train_lock = threading.Lock()
+        self.record = RunRecord(config, config.run_folder())
+        self.gradient_accumulation_steps = {"encodings": 2}
+        self.training_state, self.step, self.ended_at = "training", 0, None
         self.saved = []
 
     def save_checkpoint(self, step):
@@ -66,6 +76,9 @@ class StandIn(Trainer):
 
     def save_if_due(self, step):
         pass
+
+    def end_at(self, total_steps):
+        self.ended_at = total_steps
 
 
 def make_runner(config):
@@ -215,3 +228,119 @@ def test_the_viewer_may_render_while_the_guide_computes(config):
             trainer.pipeline.eval()
             trainer.train_lock.release()
         assert trainer.train_lock.locked() and trainer.pipeline.training
+
+
+def test_every_fine_tuning_leaves_a_sheet_of_its_samples(config):
+    runner = make_runner(config)
+    runner.before_step(START)
+    sheets = [runner.workspace.root / "dreambooth" / name / "samples.png" for name in ("partial", "full", "multiview")]
+    assert len({sheet.read_bytes() for sheet in sheets}) == 3
+    with Image.open(sheets[0]) as image:
+        assert image.size == (4 * 96, 2 * 96), "four views, two of each"
+
+
+def test_what_happens_is_recorded(config):
+    runner = make_runner(config)
+    runner.before_step(START)
+    root = runner.workspace.root
+    tasks = json.loads((root / "manifest.json").read_text())["tasks"]
+    assert [(name, task["done"]) for name, task in tasks.items()] == [
+        ("Class images", 2),
+        ("DreamBooth full", 8),
+        ("Pseudo views", 3),
+        ("DreamBooth partial", 2),
+        ("DreamBooth multiview", 3),
+    ], "in the order in which this shortened run did them"
+    for step in range(START, START + 4):
+        runner.trainer.pipeline.losses = {"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}
+        runner.after_step(step)
+    assert read_losses(root)["a"] == [(step, float(step)) for step in range(START, START + 4)]
+    assert runner.trainer.ended_at == START + 4
+
+
+def test_the_pause_button_pauses_fine_tunings_and_the_viewer_renders_meanwhile(config):
+    runner = make_runner(config)
+    trainer, progress = runner.trainer, runner.trainer.record.progress
+    runner.model.guide_context = partial(unlocked, trainer)
+    trainer.training_state = "paused"
+
+    def train():
+        with trainer.train_lock:
+            runner.before_step(0)
+
+    work = threading.Thread(target=train, daemon=True)
+    work.start()
+    while progress.done == 0 and work.is_alive():
+        time.sleep(0.01)
+    assert trainer.train_lock.acquire(timeout=5), "this is the viewer"
+    trainer.train_lock.release()
+    time.sleep(0.2)
+    assert progress.task.name == "Class images" and work.is_alive()
+    trainer.training_state = "training"
+    work.join(timeout=30)
+    assert (runner.workspace.root / "dreambooth" / "partial").exists()
+
+
+def test_a_changed_prompt_and_scale_hold_from_the_next_step_on_and_after_a_restart(config):
+    runner = make_runner(config)
+    runner.before_step(0)
+    runner.interventions.wish(prompt="a photo of a sks robot on the moon")
+    runner.interventions.wish(guidance_scale=3.0)
+    assert runner.model.guidance_scale == config.pipeline.model.guidance_scale
+    runner.before_step(1)
+    assert (runner.model.prompt, runner.model.guidance_scale) == ("a photo of a sks robot on the moon", 3.0)
+    assert runner.model.prompts is None, "to be embedded again before the next guided view"
+    runner.before_step(2)
+    again = make_runner(config)
+    again.before_step(0)
+    assert again.model.prompt == config.pipeline.model.prompt, "resumed before the change"
+    again.before_step(1)
+    assert (again.model.prompt, again.model.guidance_scale) == (runner.model.prompt, 3.0)
+
+
+@pytest.mark.parametrize("wrong", ["a photo of a robot", "unknown sks word"])
+def test_a_prompt_that_cannot_be_is_refused_and_training_goes_on(config, wrong, monkeypatch):
+    runner = make_runner(config)
+    runner.before_step(0)
+    embed = runner.guide.embed
+
+    def picky(prompts):
+        if "unknown" in prompts[0]:
+            raise ValueError("the guide does not know this word")
+        return embed(prompts)
+
+    monkeypatch.setattr(runner.guide, "embed", picky)
+    runner.interventions.wish(prompt=wrong)
+    runner.before_step(1)
+    assert runner.interventions.answer.startswith("Not done: ")
+    assert runner.model.prompt == config.pipeline.model.prompt
+    assert not (runner.workspace.root / "interventions.json").exists()
+
+
+def test_a_stage_ended_in_the_viewer_is_as_long_for_the_run_that_resumes(config):
+    config.pipeline.phases.initial.steps, config.pipeline.phases.final.steps = 8, 8
+    runner = make_runner(config)
+    runner.before_step(0)
+    runner.interventions.wish(ends="initial")
+    runner.before_step(2)
+    assert runner.interventions.ends == {"initial": 4}, "the optimizer moves every second step"
+    runner.before_step(3)
+    assert not runner.datamanager.has_pseudo_views
+    again = make_runner(config)
+    for step in (3, 4):
+        again.before_step(step)
+    assert again.datamanager.has_pseudo_views and again.trainer.saved == [3]
+    initial = json.loads((again.workspace.root / "initial" / "recipe.json").read_text())
+    assert initial == {"steps": 4}
+    again.interventions.wish(ends="initial")
+    again.interventions.wish(ends="final")
+    again.before_step(6)
+    assert again.interventions.ends == {"initial": 4, "final": 8}, "the initial NeRF is no longer in training"
+    again.trainer.pipeline.losses = {"a": torch.tensor(1.0)}
+    again.after_step(6)
+    assert again.trainer.ended_at is None
+    again.after_step(7)
+    assert again.trainer.ended_at == 8
+    config.max_num_iterations = 1000
+    config.set_timestamp()
+    assert config.max_num_iterations == 8, "for the same command knows of it"

@@ -1,0 +1,153 @@
+"""`RUN/manifest.json`: what went into a run, with what it was made, what it has cost so far, and what lies where.
+
+It is written whole or not at all, and again every few seconds, so that it tells of a killed run as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+
+from db3d_nerfstudio.photos import photo_paths
+from db3d_nerfstudio.progress import Event, RunProgress
+from db3d_nerfstudio.run_folder import settings
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+FILE = "manifest.json"
+SECONDS_BETWEEN_WRITES = 10.0
+SECONDS_BETWEEN_SAMPLES = 0.5
+"""How often the memory in use is looked at."""
+
+CONTENTS = {
+    "manifest.json": "this: inputs, settings, versions, times",
+    "report.html": "the run in one page, made at its end or by `db3d report`",
+    "config.yml": "every setting, for nerfstudio's programs (--load-config)",
+    "class_images": "what the untouched guide thinks of the class, for prior preservation",
+    "dreambooth/partial": "the guide after a short fine-tuning on the photos; samples.png shows what it draws",
+    "dreambooth/full": "after a long one",
+    "dreambooth/multiview": "the first, tuned further on photos and pseudo views",
+    "initial": "the initial NeRF, a small run of its own",
+    "pseudo_views": "its renders, turned into the subject by the fully tuned guide; contact_sheet.png shows them",
+    "nerfstudio_models": "the newest checkpoint of the NeRF in training; at the end, the final NeRF",
+    "losses.jsonl": "the NeRFs' losses, one line for every few steps",
+    "interventions.json": "what was changed in the viewer while the run was training",
+}
+"""What lies where in a run folder."""
+
+_PACKAGES = ("db3d_nerfstudio", "nerfstudio", "torch", "diffusers", "transformers", "peft", "nerfacc", "viser")
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a run; empty if it has none."""
+    file = run / FILE
+    return json.loads(file.read_text("utf8")) if file.exists() else {}
+
+
+def describe(config: DreamBooth3DTrainerConfig) -> dict[str, Any]:
+    """What is known of a run before it starts."""
+    folder = config.pipeline.datamanager.data
+    photos = [
+        {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for path in (photo_paths(folder) if folder else [])
+    ]
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "inputs": {"prompt": config.pipeline.model.prompt, "folder": folder and str(folder), "photos": photos},
+        "seed": config.machine.seed,
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
+        "machine": {"system": platform.platform(), "device": _device(config), "threads": torch.get_num_threads()},
+        "settings": _plain(settings(config)),
+        "contents": CONTENTS,
+    }
+
+
+class Manifest:
+    """Writes the manifest of a run; listens to its progress."""
+
+    def __init__(self, run: Path, description: dict[str, Any]) -> None:
+        self._file = run / FILE
+        before = read_manifest(run)
+        self.data = description | {
+            "state": "running",
+            "started": [*before.get("started", []), _now()],
+            "finished": None,
+            "tasks": before.get("tasks", {}),
+        }
+        self._spent_before = 0.0
+        self._written = self._sampled = 0.0
+        self.write()
+
+    def __call__(self, progress: RunProgress, event: Event) -> None:
+        """Take notes of a task: the time that all processes spent on it, and the most memory seen in use."""
+        if event == "begin":
+            self._begin(progress)
+        note = self.data["tasks"].get(progress.task.name)
+        if note is None and progress.done == 0:  # Found on disk, or not yet at work.
+            return
+        if note is None:
+            note = {"stage": progress.task.stage, "seconds": 0.0, "peak_memory_mb": 0}
+            self.data["tasks"][progress.task.name] = note
+        note["done"], note["of"] = max(progress.done, note.get("done", 0)), progress.task.total
+        note["seconds"] = round(self._spent_before + progress.seconds, 2) if progress.done else note["seconds"]
+        if event != "update" or time.monotonic() > self._sampled + SECONDS_BETWEEN_SAMPLES:
+            self._sampled = time.monotonic()
+            note["peak_memory_mb"] = max(note["peak_memory_mb"], _memory_mb())
+        if event == "end" or time.monotonic() > self._written + SECONDS_BETWEEN_WRITES:
+            self.write()
+
+    def finish(self) -> None:
+        """The run has been trained to its end."""
+        self.data |= {"state": "finished", "finished": _now()}
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file in one move."""
+        scratch = self._file.with_name(f"{FILE}.tmp")
+        scratch.write_text(json.dumps(self.data, indent=2) + "\n", "utf8")
+        os.replace(scratch, self._file)
+        self._written = time.monotonic()
+
+    def _begin(self, progress: RunProgress) -> None:
+        self._spent_before = self.data["tasks"].get(progress.task.name, {}).get("seconds", 0.0)
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+
+def _memory_mb() -> int:
+    """Memory of the GPU since the task began where there is one, of this process now where not."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    return psutil.Process().memory_info().rss // 2**20
+
+
+def _device(config: DreamBooth3DTrainerConfig) -> str:
+    if config.machine.device_type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{config.machine.device_type}: {platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _plain(value: Any) -> Any:
+    """Settings as JSON has them, without the classes that they are handed to."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items() if key != "_target"}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

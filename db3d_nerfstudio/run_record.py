@@ -1,0 +1,100 @@
+"""What is kept of a run while it goes on: its progress, its manifest, the NeRFs' losses, pictures for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from nerfstudio.utils import writer
+from torch import Tensor
+
+from db3d_nerfstudio.manifest import Manifest, describe
+from db3d_nerfstudio.progress import FINAL_NERF, INITIAL_NERF, RunProgress, run_tasks
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.phases import PhaseName
+    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+LOSSES = "losses.jsonl"
+LINES = 500
+"""How many lines the record of the losses has at most for a run that is never killed."""
+
+
+class LossRecord:
+    """The losses of NeRF steps, averaged over a few, one line of JSON each."""
+
+    def __init__(self, run: Path, total_steps: int) -> None:
+        self._file = run / LOSSES
+        self._every = -(-total_steps // LINES)
+        self._sums: dict[str, list[Tensor]] = defaultdict(list)
+
+    def add(self, step: int, losses: dict[str, Tensor]) -> float | None:
+        """Take down the losses of a step; the mean of their sum, whenever a line is written."""
+        for name, loss in {**losses, "sum": torch.stack(list(losses.values())).sum()}.items():
+            self._sums[name].append(loss)
+        if (step + 1) % self._every:
+            return None
+        means = {name: torch.stack(values).mean().item() for name, values in self._sums.items()}
+        self._sums.clear()
+        total = means.pop("sum")
+        with self._file.open("a", encoding="utf8") as file:
+            file.write(json.dumps({"step": step, **means}) + "\n")
+        return total
+
+
+def read_losses(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """The curve of each loss of a run: (step, value), ascending.
+
+    Steps that a resumed run trained again count as they were the second time; half a line is what a kill leaves.
+    """
+    lines: dict[int, dict[str, float]] = {}
+    file = run / LOSSES
+    for line in file.read_text("utf8").splitlines() if file.exists() else []:
+        try:
+            losses = json.loads(line)
+        except ValueError:
+            continue
+        lines[losses.pop("step")] = losses
+    curves = defaultdict(list)
+    for step in sorted(lines):
+        for name, value in lines[step].items():
+            curves[name].append((step, value))
+    return dict(curves)
+
+
+class RunRecord:
+    """Everything that is written down about a run."""
+
+    def __init__(self, config: DreamBooth3DTrainerConfig, run: Path) -> None:
+        phases = config.pipeline.phases
+        self.progress = RunProgress(run_tasks(phases, config.pipeline.datamanager.dataparser.num_views))
+        self._manifest = Manifest(run, describe(config))
+        self.progress.listeners.append(self._manifest)
+        self._losses = LossRecord(run, phases.total_steps())
+
+    def begin_nerf(self, phase: PhaseName, done: int) -> None:
+        """NeRF steps come now; `done` of the phase's were trained before."""
+        self.progress.begin({"initial": INITIAL_NERF, "final": FINAL_NERF}[phase], done)
+
+    def nerf_step(self, step: int, done: int, losses: dict[str, Tensor]) -> None:
+        """A NeRF step was trained."""
+        self.progress.update(done, self._losses.add(step, losses))
+
+    def picture(self, name: str, rgb: Float[Tensor, "3 h w"], step: int) -> None:
+        """A picture for TensorBoard, wandb and comet."""
+        writer.put_image(name, rgb.permute(1, 2, 0), step)
+
+    def number(self, name: str, value: float, step: int) -> None:
+        """A number for the same."""
+        writer.put_scalar(name, value, step)
+
+    def finish(self, complete: bool) -> None:
+        """Training ends; `complete` if nothing of the run is left."""
+        if self.progress.task is not None:
+            self.progress.end()
+        if complete:
+            self._manifest.finish()
