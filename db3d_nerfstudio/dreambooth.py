@@ -162,6 +162,11 @@ def finetune(
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
+        if step == 0 and not any(p.grad is not None and p.grad.any() for p in parameters):
+            raise UserError(
+                f'Nothing that may move takes part in the prompt "{prompts[0]}". For textual inversion, its identifier '
+                "must be the guide's new_token."
+            )
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         scaler.step(optimizer)
         scaler.update()

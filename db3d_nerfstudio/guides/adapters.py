@@ -22,16 +22,13 @@ _TARGETS = {
 }
 
 
-def add_adapter(
-    name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None, base: str
-) -> None:
+def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
     """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
 
     One half of it starts random, always in the same way. Both are float32 whatever the frozen weights are kept in.
 
     Args:
         targets: Ends of the layers' names; None for the projections of all attention layers.
-        base: The model that the adapter is made for, for its file to tell.
     """
     from peft import LoraConfig
 
@@ -43,7 +40,6 @@ def add_adapter(
         lora_alpha=alpha,
         init_lora_weights="gaussian",
         target_modules=list(targets or _TARGETS[name]),
-        base_model_name_or_path=base,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -54,20 +50,35 @@ def add_adapter(
 
 
 def adapter_state(module: nn.Module) -> dict[str, Tensor]:
-    """The adapter's live tensors under the keys that diffusers uses in files."""
+    """The adapter's live tensors under the keys that diffusers uses in files.
+
+    Its own training scripts' names cover attention layers only; where there are others, all get peft's names, because
+    diffusers does not read a file with both.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
-    return convert_state_dict_to_diffusers(get_peft_model_state_dict(module, save_embedding_layers=False))
+    state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    renamed = convert_state_dict_to_diffusers(dict(state))
+    return state if any(".lora_A." in key for key in renamed) else renamed
 
 
-def save_adapters(modules: dict[str, nn.Module], path: Path) -> None:
-    """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`."""
+def save_adapters(modules: dict[str, nn.Module], base: str, path: Path) -> None:
+    """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`.
+
+    Args:
+        base: The model that they are made for, for the file to tell.
+    """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
-    layers = {f"{name}_lora_layers": adapter_state(module) for name, module in modules.items()}
+    layers = {
+        # Those of convolutions are laid out as their layer is, channels last, which safetensors does not write.
+        f"{name}_lora_layers": {key: value.contiguous() for key, value in adapter_state(module).items()}
+        for name, module in modules.items()
+    }
     settings = {
-        f"{name}_lora_adapter_metadata": module.peft_config["default"].to_dict() for name, module in modules.items()
+        f"{name}_lora_adapter_metadata": module.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
+        for name, module in modules.items()
     }
     StableDiffusionLoraLoaderMixin.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)
 

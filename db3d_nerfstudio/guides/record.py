@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -26,12 +26,17 @@ _INCIDENTAL = ("_target", "dtype", "vae_dtype", "device", "variant", "gradient_c
 
 
 def write_record(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> None:
-    """Write down the guide's settings, as far as they decide what its answers are, and a probe of the base weights."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _INCIDENTAL}
-    if "model" in settings and settings["model"] is not None and Path(settings["model"]).exists():
-        settings["model"] = str(Path(settings["model"]).resolve())
-    record = {"guide": type(config).__name__, "settings": settings, "base_norms": base_norms(unet)}
+    """Write down what decides the guide's answers: its settings, and a probe of the base weights."""
+    record = {"guide": type(config).__name__, "settings": decisive(config), "base_norms": base_norms(unet)}
     (path / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", "utf8")
+
+
+def decisive(config: DiffusersGuideConfig) -> dict[str, Any]:
+    """The settings that decide a guide's answers; not those of device, precision and memory."""
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _INCIDENTAL}
+    if settings.get("model") is not None and Path(settings["model"]).exists():
+        settings["model"] = str(Path(settings["model"]).resolve())
+    return settings
 
 
 def read_record(path: Path) -> dict | None:

@@ -43,16 +43,20 @@ def add_word(
     if word in tokenizer.get_vocab():
         raise UserError(f'The model already has the token "{word}": choose another new_token, such as "<{word}>".')
     ids = tokenizer(like, add_special_tokens=False).input_ids
-    if len(ids) != 1 or ids[0] == tokenizer.unk_token_id != tokenizer.eos_token_id:
-        raise UserError(
-            f'A new word starts from one token, and "{like}" is {len(ids) if len(ids) != 1 else "unknown to the model"}'
-            ": choose another new_token_like, best the class noun."
-        )
+    if len(ids) != 1 or ids[0] == _unknown(tokenizer):
+        is_what = f"is {len(ids)}" if len(ids) != 1 else "is unknown to the model"
+        raise UserError(f'A new word starts from one token, and "{like}" {is_what}: choose another new_token_like.')
     tokenizer.add_tokens(word)
     table = text_encoder.get_input_embeddings()
     extended = ExtendedEmbedding(table, tokenizer.convert_tokens_to_ids(word), table.weight[ids[0]])
     text_encoder.set_input_embeddings(extended)
     return extended
+
+
+def _unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token of unknown words; None where all are spelled out in letters."""
+    unknown = tokenizer.unk_token_id
+    return None if unknown == tokenizer.eos_token_id else unknown  # CLIP's has a second office.
 
 
 def save_word(word: str, embedding: ExtendedEmbedding, path: Path) -> None:

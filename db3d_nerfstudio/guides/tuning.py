@@ -65,18 +65,18 @@ class AdapterTuning(Tuning):
     """Low-rank adapters."""
 
     def __init__(self, modules: dict[str, nn.Module], config: DiffusersGuideConfig) -> None:
-        self.modules = modules
+        self.modules, self._base = modules, config.source
         alpha = float(config.lora_rank) if config.lora_alpha is None else config.lora_alpha
         for name, module in modules.items():
             targets = config.lora_targets if name == "unet" else None
-            adapters.add_adapter(name, module, config.lora_rank, alpha, targets, config.source)
+            adapters.add_adapter(name, module, config.lora_rank, alpha, targets)
         self._fresh = {
             name: {key: value.clone() for key, value in adapters.adapter_state(module).items()}
             for name, module in modules.items()
         }
 
     def save(self, path: Path) -> None:
-        adapters.save_adapters(self.modules, path)
+        adapters.save_adapters(self.modules, self._base, path)
 
     def load(self, path: Path | None) -> None:
         if path is None:
