@@ -7,8 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tiny import tiny_toybox_folder
-from tiny_pipelines import tiny_if_folder
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
+from tiny_pipelines import single_file, tiny_if_folder
 
 from db3d_nerfstudio.guides.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.source import MIRRORS, explain
@@ -132,3 +134,29 @@ def test_folder_without_a_part_is_an_error(tmp_path: Path) -> None:
     (toybox / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(OSError, match="unet cannot be read.*Copy the model again"):
         ToyboxGuideConfig(model=toybox).setup()
+
+
+def test_checkpoint_in_a_single_file_is_unpacked_once(tmp_path: Path) -> None:
+    folder = tiny_stable_diffusion_folder(tmp_path / "folder")
+    file = single_file(folder, tmp_path / "model.safetensors")
+    config = StableDiffusionGuideConfig(model=str(file), single_file_config=str(folder))
+    guide, same = config.setup(), StableDiffusionGuideConfig(model=str(folder)).setup()
+    assert guide.fingerprint() == same.fingerprint()
+    assert (tmp_path / "model.diffusers" / "unet").is_dir()
+    marker = tmp_path / "model.diffusers" / "marker"
+    marker.touch()
+    config.setup().load(None)
+    assert marker.exists()  # Not unpacked again.
+
+
+def test_file_that_is_no_checkpoint_is_an_error(tmp_path: Path) -> None:
+    folder = tiny_stable_diffusion_folder(tmp_path / "folder")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    config = StableDiffusionGuideConfig(model=str(tmp_path / "lora.safetensors"), single_file_config=str(folder))
+    with pytest.raises(ValueError, match="lora.safetensors is not a checkpoint of the kind this guide reads"):
+        config.setup()
+    assert not (tmp_path / "lora.diffusers").exists()
+    with pytest.raises(OSError, match="single_file_config to a local folder"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            StableDiffusionGuideConfig(model=str(tmp_path / "lora.safetensors")).setup()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -109,3 +110,59 @@ def tiny_if_folder(path: Path) -> Path:
     )
     IFPipeline(tokenizer, text_encoder, unet, scheduler, None, None, None, False).save_pretrained(path)
     return path
+
+
+def single_file(folder: Path, file: Path) -> Path:
+    """The tiny Stable Diffusion in `folder` as one checkpoint in the original layout (CompVis's names of tensors)."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {}
+    for part, prefix, rules in (
+        ("unet", "model.diffusion_model.", _UNET_NAMES),
+        ("vae", "first_stage_model.", _VAE_NAMES),
+        ("text_encoder", "cond_stage_model.transformer.", [(r"^(?!text_model)", "text_model.")]),
+    ):
+        (weights,) = (folder / part).glob("*.safetensors")
+        for name, tensor in load_file(weights).items():
+            for pattern, replacement in rules:
+                name = re.sub(pattern, replacement, name)
+            tensors[prefix + name] = tensor
+    save_file(tensors, file)
+    return file
+
+
+# Two levels of one layer each: input and output blocks come in pairs.
+_UNET_NAMES = [
+    (r"^time_embedding\.linear_1", "time_embed.0"),
+    (r"^time_embedding\.linear_2", "time_embed.2"),
+    (r"^conv_in", "input_blocks.0.0"),
+    (r"^conv_norm_out", "out.0"),
+    (r"^conv_out", "out.2"),
+    (r"^down_blocks\.(\d)\.resnets\.0", lambda m: f"input_blocks.{1 + 2 * int(m[1])}.0"),
+    (r"^down_blocks\.(\d)\.attentions\.0", lambda m: f"input_blocks.{1 + 2 * int(m[1])}.1"),
+    (r"^down_blocks\.(\d)\.downsamplers\.0\.conv", lambda m: f"input_blocks.{2 + 2 * int(m[1])}.0.op"),
+    (r"^mid_block\.resnets\.(\d)", lambda m: f"middle_block.{2 * int(m[1])}"),
+    (r"^mid_block\.attentions\.0", "middle_block.1"),
+    (r"^up_blocks\.(\d)\.resnets\.(\d)", lambda m: f"output_blocks.{2 * int(m[1]) + int(m[2])}.0"),
+    (r"^up_blocks\.(\d)\.attentions\.(\d)", lambda m: f"output_blocks.{2 * int(m[1]) + int(m[2])}.1"),
+    (r"^up_blocks\.0\.upsamplers\.0", "output_blocks.1.2"),
+    (r"\.norm1\.(weight|bias)$", lambda m: m[0] if "transformer" in m.string else f".in_layers.0.{m[1]}"),
+    (r"\.norm2\.(weight|bias)$", lambda m: m[0] if "transformer" in m.string else f".out_layers.0.{m[1]}"),
+    (r"\.conv1\.", ".in_layers.2."),
+    (r"\.conv2\.", ".out_layers.3."),
+    (r"\.time_emb_proj\.", ".emb_layers.1."),
+    (r"\.conv_shortcut\.", ".skip_connection."),
+]
+_VAE_NAMES = [
+    (r"\.down_blocks\.(\d)\.resnets\.(\d)", r".down.\1.block.\2"),
+    (r"\.down_blocks\.(\d)\.downsamplers\.0", r".down.\1.downsample"),
+    (r"\.up_blocks\.(\d)\.resnets\.(\d)", lambda m: f".up.{1 - int(m[1])}.block.{m[2]}"),
+    (r"\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f".up.{1 - int(m[1])}.upsample"),
+    (r"\.mid_block\.resnets\.(\d)", lambda m: f".mid.block_{1 + int(m[1])}"),
+    (r"\.mid_block\.attentions\.0", ".mid.attn_1"),
+    (r"conv_norm_out", "norm_out"),
+    (r"attn_1\.group_norm", "attn_1.norm"),
+    (r"attn_1\.to_(q|k|v)\.", r"attn_1.\1."),
+    (r"attn_1\.to_out\.0", "attn_1.proj_out"),
+    (r"conv_shortcut", "nin_shortcut"),
+]

@@ -145,7 +145,7 @@ def unpacked(file: Path, pipeline: type[DiffusionPipeline], config: str | None, 
             f"{file} could not be unpacked into {folder.name}: {error}. Without a network, set single_file_config to a "
             "local folder of a model of its kind."
         ) from error
-    except (ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # Of many kinds, and all of them say that these are not the weights looked for.
         raise UserError(
             f"{file} is not a checkpoint of the kind this guide reads ({type(error).__name__}): choose the guide, or "
             "the single_file_config, of its architecture."
