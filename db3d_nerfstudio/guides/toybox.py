@@ -53,7 +53,8 @@ class ToyboxGuide(DiffusersGuide):
                     close = get_close_matches(word.lower(), known) or known
                     raise UserError(
                         f'The toybox guide does not know the word "{word}" in "{prompt}". '
-                        f"Words it knows: {', '.join(close)}."
+                        f"Words it knows: {', '.join(close)}. "
+                        'A subject of another kind is a "toy", as in "a photo of a sks toy".'
                     )
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
