@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -32,6 +33,8 @@ class TrainJudgeConfig:
     """Peak of AdamW's rate in one cycle."""
     unconditional: float = 0.0
     """Share of images paired with an empty caption."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the judge's activations in training (see `TrainConfig.dtype`)."""
     seed: int = 0
     """Of the initial weights and of the order of the images."""
 
@@ -57,13 +60,14 @@ def main(config: TrainJudgeConfig) -> None:
     torch.manual_seed(config.seed)
     pictures = load_dataset(make_dataset(config.data))
     tokens, labels = tokenize(pictures), torch.from_numpy(pictures.labels)
-    judge, empty = Judge(), torch.zeros(tokens.shape[-1], dtype=torch.long)
+    judge, empty = Judge().to(memory_format=torch.channels_last), torch.zeros(tokens.shape[-1], dtype=torch.long)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=config.learning_rate, weight_decay=0.05)
     steps = config.num_images // config.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.1)
     for _ in track(range(steps), "Training the judge"):
         images, captions, indices = draw_batch(pictures, tokens, empty, config)
-        loss = judge.loss(images / 2 + 0.5, captions, labels[indices])
+        with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            loss = judge.loss(images / 2 + 0.5, captions, labels[indices])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
