@@ -27,6 +27,7 @@ from db3d_nerfstudio.losses import distortion_loss, entropy_loss, opacity_loss, 
 from db3d_nerfstudio.prompts import PromptBank
 from db3d_nerfstudio.sampling import RADIUS, OccupancySamplerConfig, Samples
 from db3d_nerfstudio.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
+from db3d_nerfstudio.viewer_panel import ViewerPanel
 
 MAX_EMPTY_RENDERS = 20
 """How often in a row an exporter may ask for opaque pixels in vain."""
@@ -93,6 +94,7 @@ class DreamBooth3DModel(Model):
         self.field = self.config.field.setup()
         self.sampler = self.config.sampler.setup()
         self.guide_context = nullcontext
+        self.viewer_panel = ViewerPanel()
         self.prompts: PromptBank | None = None
         self.prompt, self.guidance_scale = self.config.prompt or "", self.config.guidance_scale
         self._progress = 0.0
@@ -159,10 +161,26 @@ class DreamBooth3DModel(Model):
         if self.training:
             return outputs | {"albedo": albedo, "render": render}
         normals = self._composite_normals(render, *self._sample_normals(render, threshold=0.0))
-        return outputs | {"normals": (normals * accumulation + 1) / 2, "albedo": albedo}
+        shaded = self._lit_from_the_camera(ray_bundle, albedo, accumulation, normals, outputs["depth"])
+        shaded = (shaded + (1 - accumulation) * self._background(albedo)).clamp(0, 1)
+        return outputs | {"albedo": albedo, "shaded": shaded, "normals": (normals * accumulation + 1) / 2}
 
     def _background(self, like: Tensor) -> Float[Tensor, "3"]:
         return torch.tensor(self.config.background_color, device=like.device)
+
+    def _lit_from_the_camera(
+        self,
+        rays: RayBundle,
+        albedo: Float[Tensor, "n 3"],
+        accumulation: Float[Tensor, "n 1"],
+        normals: Float[Tensor, "n 3"],
+        depth: Float[Tensor, "n 1"],
+    ) -> Float[Tensor, "n 3"]:
+        """Lambertian shading by a light at every ray's own origin: nothing is drawn at random outside of guidance."""
+        surface = rays.origins + rays.directions * depth
+        shading = torch.full((len(albedo),), int(Shading.LAMBERTIAN))
+        values = (albedo[:, None], accumulation[:, None], normals[:, None], surface[:, None], rays.origins)
+        return shade(self.config.shading, shading, *values)[:, 0]
 
     def _depth(
         self, rays: RayBundle, distance: Float[Tensor, "n 1"], accumulation: Float[Tensor, "n 1"]

@@ -44,6 +44,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
         trainer = training_callback_attributes.trainer
         self.model.guide_context = partial(unlocked, trainer)
         runner = PhaseRunner(self.config.phases, trainer)
+        self.model.viewer_panel.follow(runner)
         before = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], runner.before_step)
         after = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], runner.after_step)
         at_end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], trainer.end_of_training)

@@ -229,7 +229,7 @@ def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
         now = progress.clock()
         if event == "end":
             _say_end(progress, console)
-        elif event == "update" and now >= spoke + SECONDS_BETWEEN_LINES:
+        elif event == "update" and progress.done < progress.task.total and now >= spoke + SECONDS_BETWEEN_LINES:
             task = progress.task
             _print(console, f"{task.name}: {progress.done} of {task.total}, {time_left(progress)}")
         else:

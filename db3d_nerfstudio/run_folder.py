@@ -83,5 +83,5 @@ def next_commands(run: Path) -> list[tuple[str, str]]:
         ("a turntable", f"ns-render interpolate {config} --output-path {run / 'turntable.mp4'} {video}"),
         ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
         ("the initial NeRF", f"ns-viewer --load-config {run / 'initial' / 'config.yml'}"),
-        ("the pseudo views", f"open {run / 'pseudo_views' / 'contact_sheet.png'}"),
+        ("all in one page", f"open {run / 'report.html'}"),
     ]

@@ -21,6 +21,7 @@ from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.progress import announce, shown
 from db3d_nerfstudio.prompts import parse_subject
+from db3d_nerfstudio.report import write_report
 from db3d_nerfstudio.run_folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run_record import RunRecord
 from db3d_nerfstudio.workspace import publish
@@ -171,3 +172,5 @@ class DreamBooth3DTrainer(Trainer):
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")
+        with one_line():
+            write_report(run)

@@ -1,7 +1,7 @@
 """The reference method: DreamBooth3D with a Stable Diffusion guide and the paper's published numbers."""
 
 import torch
-from nerfstudio.configs.base_config import MachineConfig, ViewerConfig
+from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManagerConfig
@@ -21,7 +21,8 @@ def make_config() -> DreamBooth3DTrainerConfig:
     return DreamBooth3DTrainerConfig(
         method_name="dreambooth3d",
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
-        viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True),
+        viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True, camera_frustum_scale=2.0),
+        logging=LoggingConfig(local_writer=LocalWriterConfig(enable=False)),  # Progress is shown by db3d_nerfstudio.
         vis="viewer",
         steps_per_save=100,
         mixed_precision=False,

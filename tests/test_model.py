@@ -65,7 +65,7 @@ def solid(model, density=20.0):
 def test_a_ball_looks_like_a_ball():
     model = solid(build()).eval()
     outputs = model.get_outputs_for_camera(orbit_cameras(1, 0.0, 3.0, 40.0, 65)[0])
-    assert next(iter(outputs)) == "rgb" and list(outputs) == ["rgb", "accumulation", "depth", "normals", "albedo"]
+    assert list(outputs) == ["rgb", "accumulation", "depth", "albedo", "shaded", "normals"], "the first is shown"
     centre = {name: value[32, 32] for name, value in outputs.items()}
     torch.testing.assert_close(centre["rgb"], torch.tensor([1.0, 0, 0]), atol=1e-2, rtol=0)
     torch.testing.assert_close(centre["normals"], torch.tensor([1.0, 0.5, 0.5]), atol=2e-2, rtol=0)
@@ -75,6 +75,17 @@ def test_a_ball_looks_like_a_ball():
     assert outputs["accumulation"].sum().item() == pytest.approx(torch.pi * radius.item() ** 2, rel=0.06)
     assert outputs["accumulation"][0, 0] == 0
     torch.testing.assert_close(outputs["rgb"][0, 0], torch.ones(3))
+    torch.testing.assert_close(outputs["albedo"][0, 0], torch.zeros(3))
+
+
+def test_shaded_is_lit_from_the_camera():
+    model = solid(build()).eval()
+    outputs = model.get_outputs_for_camera(orbit_cameras(1, 0.0, 3.0, 40.0, 65)[0])
+    shaded, rgb = outputs["shaded"], outputs["rgb"]
+    torch.testing.assert_close(shaded[32, 32], rgb[32, 32], atol=1e-2, rtol=0)
+    # 10 of the disc's 15 pixels from its centre the normal is asin(10 / 15) = 42 degrees off: 0.1 + 0.9 cos 42 = 0.77.
+    assert (shaded[32, 42, 0] / rgb[32, 42, 0]).item() == pytest.approx(0.77, abs=0.06)
+    torch.testing.assert_close(shaded[0, 0], torch.ones(3))
 
 
 def test_empty_rays_end_behind_the_scene():
