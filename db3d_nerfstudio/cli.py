@@ -16,6 +16,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "report": Command("db3d_nerfstudio.report", "ReportConfig", "all that a run has made, in one page"),
     "evaluate": Command("db3d_nerfstudio.evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
 }
 
