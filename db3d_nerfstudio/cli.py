@@ -16,6 +16,11 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "dreambooth": Command(
+        "db3d_nerfstudio.personalise", "PersonaliseConfig", "teach a model a subject from photos, and show its uses"
+    ),
+    "sample": Command("db3d_nerfstudio.draw", "SampleConfig", "draw a prompt, by a model as it came or personalised"),
+    "tokens": Command("db3d_nerfstudio.tokens", "TokensConfig", "check an identifier and a class noun"),
     "report": Command("db3d_nerfstudio.report", "ReportConfig", "all that a run has made, in one page"),
     "evaluate": Command("db3d_nerfstudio.evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
 }

@@ -25,8 +25,9 @@ def publish(scratch: Path, path: Path) -> None:
 class Workspace:
     """Artifacts in a run folder, each a folder with the recipe it was made by."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, instead: str = "start a new run (--resume False)") -> None:
+        """Args: `instead` is what a user can do who wants other settings than an artifact was made with."""
+        self.root, self.instead = root, instead
 
     def once(self, name: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
         """The artifact `name`: reused if it is there and was made by the same recipe, else made.
@@ -39,7 +40,7 @@ class Workspace:
         path = self.root / name
         recipe = json.loads(json.dumps(recipe, default=str))
         if path.exists():
-            _check_recipe(path, recipe)
+            _check_recipe(path, recipe, self.instead)
             return path
         scratch = path.with_name(f"{path.name}.tmp")
         if scratch.exists():
@@ -51,7 +52,7 @@ class Workspace:
         return path
 
 
-def _check_recipe(path: Path, wanted: dict[str, Any]) -> None:
+def _check_recipe(path: Path, wanted: dict[str, Any], instead: str) -> None:
     try:
         found = json.loads((path / RECIPE).read_text("utf8"))
     except (OSError, ValueError):
@@ -60,7 +61,7 @@ def _check_recipe(path: Path, wanted: dict[str, Any]) -> None:
     if differences:
         raise UserError(
             f"{path} was made with other settings ({'; '.join(differences)}): "
-            "start a new run (--resume False), or delete that folder to have it made again"
+            f"{instead}, or delete that folder to have it made again"
         )
 
 

@@ -1,0 +1,96 @@
+"""`db3d sample`: images of any prompt, by a guide as it came or personalised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.guides.choice import GuideChoice, guide_of
+from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.photos import tensor_to_image
+from db3d_nerfstudio.progress import RunProgress, Task, announce, shown
+from db3d_nerfstudio.sheets import labelled_sheet
+from db3d_nerfstudio.translate import sample
+
+BATCH = 4
+"""Images drawn at a time."""
+
+
+@dataclass
+class SampleConfig:
+    """Draw images of a prompt."""
+
+    prompt: str
+    """What to draw; the name of a personalised subject is its identifier and class noun."""
+    personalised: Path | None = None
+    """Folder that `db3d dreambooth` saved: it says itself which guide it is for. Unset, the guide as it came."""
+    negative_prompt: str = ""
+    """What guidance leads away from."""
+    num: int = 8
+    """How many images."""
+    steps: int = 25
+    """Steps of the sampler for each image."""
+    guidance_scale: float = 5.0
+    """Guidance scale: how much the prompt counts; 1 is the model without guidance."""
+    seed: int = 0
+    """Seed of the noise that the images come from."""
+    output: Path = Path("outputs/sample")
+    """Folder for the images and a sheet of them; older images of the same names are overwritten."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
+    """The text-to-image model, if no personalised folder names it."""
+
+
+def main(config: SampleConfig) -> None:
+    """Draw, write the images and say where."""
+    guide = guide_of(config.personalised, config.guide).setup(device=config.device)
+    if config.personalised is not None:
+        guide.load(config.personalised)
+    progress = RunProgress([Task("sample", config.prompt, "images", config.num, config.steps)])
+    with shown(progress), progress.during(config.prompt) as update:
+        images = draw(
+            guide,
+            [config.prompt] * config.num,
+            negative_prompt=config.negative_prompt,
+            steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            seed=config.seed,
+            progress=update,
+        )
+    config.output.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        tensor_to_image(image).save(config.output / f"{i:03d}.png")
+    rows = [("", part) for part in images.split(BATCH)]
+    labelled_sheet(config.prompt, rows).save(config.output / "sheet.png")
+    announce(f"{len(images)} images and a sheet of them: {config.output / 'sheet.png'}")
+
+
+@torch.no_grad()
+def draw(
+    guide: DiffusionGuide,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    negative_prompt: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Float[Tensor, "n 3 h w"]:
+    """One image of every prompt, on the CPU; `progress` is told how many there are so far."""
+    generator = torch.Generator().manual_seed(seed)
+    images: list[Tensor] = []
+    for i in range(0, len(prompts), BATCH):
+        part = prompts[i : i + BATCH]
+        text, uncond = guide.embed(part), guide.embed([negative_prompt] * len(part))
+        drawn = sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator)
+        images += drawn.cpu()
+        if progress is not None:
+            progress(len(images))
+    return torch.stack(images)

@@ -1,0 +1,191 @@
+"""`db3d dreambooth`: a text-to-image model that knows a subject, and sheets of what it can do with it.
+
+DreamBooth as a product of its own (Ruiz et al. 2022, arXiv 2208.12242). Every result is a folder, made once; the same
+command started again goes on where it was stopped:
+
+    OUTPUT/class_images/          what the untouched model thinks of the class, for prior preservation
+    OUTPUT/personalised/          the fine-tune in diffusers' format, and guide.json, which says what it is for
+    OUTPUT/sheets/NAME/           the applications of the paper's section 4.4: sheet.png, and its images one by one
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from db3d_nerfstudio.class_images import class_images
+from db3d_nerfstudio.draw import BATCH, draw
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, needs_prior, save_checked
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.choice import GuideChoice
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
+from db3d_nerfstudio.guides.record import decisive
+from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
+from db3d_nerfstudio.progress import CLASS_IMAGES, RunProgress, Task, announce, shown, tuning
+from db3d_nerfstudio.prompts import Subject, parse_subject
+from db3d_nerfstudio.sheets import labelled_sheet
+from db3d_nerfstudio.uses import USES, Use, UseName, uses
+from db3d_nerfstudio.workspace import Workspace
+
+PERSONALISED = "personalised"
+
+
+@dataclass
+class PersonaliseConfig:
+    """Teach a text-to-image model a subject, and show it in other places, poses, colours, clothes and styles."""
+
+    data: Path | None = None
+    """Folder of 3 to 6 photos of one subject; unset, the bundled photos of a toy duck."""
+    prompt: str | None = None
+    """Names the subject by a rare word, its identifier, and its class noun: "a photo of a sks robot"."""
+    identifier: str = "sks"
+    """The identifier in the prompt; `db3d tokens` tells whether a word is fit for one."""
+    class_noun: str | None = None
+    """What kind of thing the subject is; unset, what follows the identifier in the prompt."""
+    steps: int = 800
+    """Iterations of fine-tuning."""
+    output: Path | None = None
+    """Folder for all results; unset, outputs/dreambooth/ and the name of the photos' folder."""
+    uses: tuple[UseName, ...] = USES
+    """Which sheets to make."""
+    num: int = BATCH
+    """Images of every prompt on a sheet."""
+    sample_steps: int = 25
+    """Steps of the sampler for each image of a sheet."""
+    guidance_scale: float = 5.0
+    """Guidance scale for the sheets: how much the prompt counts."""
+    seed: int = 0
+    """Seed of the fine-tuning and of the sheets."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+    """How to fine-tune."""
+    guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
+    """The text-to-image model."""
+
+
+def main(config: PersonaliseConfig) -> None:
+    """Do what is not done yet, and say where everything is."""
+    data, subject = _subject(config)
+    output = config.output or Path("outputs", "dreambooth", data.resolve().name)
+    job = Personaliser(config, data, subject, output)
+    with shown(job.progress):
+        personalised = job.personalised()
+        sheets = [job.sheet(use, personalised) for use in job.uses]
+    announce(f"\nThe personalised model is in {personalised}. What it can do:")
+    for use, sheet in zip(job.uses, sheets, strict=True):
+        announce(f"  {use.name:<22}{sheet / 'sheet.png'}")
+    announce(f'Next: db3d sample --personalised {personalised} --prompt "{subject.instance_prompt} ..."')
+
+
+def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:
+    """The photos' folder, and what they show by the name that the guide will know it by."""
+    from db3d_nerfstudio.toybox.examples import default_subject
+
+    data, prompt = default_subject() if config.data is None else (config.data, config.prompt)
+    prompt = config.prompt or prompt
+    if prompt is None:
+        raise UserError(
+            f'What do the photos show? Add --prompt "a photo of a {config.identifier} robot", or another noun.'
+        )
+    subject = parse_subject(prompt, config.identifier, config.class_noun)
+    if config.guide.tuning == "textual_inversion":
+        subject = replace(subject, identifier=config.guide.new_token)
+    return data, subject
+
+
+class Personaliser:
+    """Makes the parts of the output folder that are not there yet."""
+
+    def __init__(self, config: PersonaliseConfig, data: Path, subject: Subject, output: Path) -> None:
+        self.config, self.data, self.subject = config, data, subject
+        toys = isinstance(config.guide, ToyboxGuideConfig)
+        self.uses = [use for use in uses(subject, toys) if use.name in config.uses]
+        self.workspace = Workspace(output, instead="give another --output")
+        self.guide: DiffusersGuide = config.guide.setup(device=config.device)
+        with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
+            self.guide.embed([subject.class_prompt, *(prompt for use in self.uses for prompt in use.prompts)])
+        self._captions = photo_captions(data, subject.instance_prompt, config.dreambooth.view_words)
+        self._base = self.guide.fingerprint()
+        self.progress = RunProgress(self._tasks())
+
+    def _tasks(self) -> list[Task]:
+        config, tasks = self.config, []
+        if needs_prior(self.guide, config.dreambooth):
+            number, units = config.dreambooth.num_class_images, config.dreambooth.class_sample_steps
+            tasks.append(Task("1/2 personalise", CLASS_IMAGES, "images", number, units))
+        tasks.append(Task("1/2 personalise", tuning(PERSONALISED), "tuning", config.steps))
+        for use in self.uses:
+            tasks.append(Task("2/2 sheets", use.title, "images", config.num * len(use.prompts), config.sample_steps))
+        return tasks
+
+    def personalised(self) -> Path:
+        """The folder of the fine-tune."""
+        return self.workspace.once(PERSONALISED, self._recipe(), self._personalise)
+
+    def _personalise(self, path: Path) -> None:
+        config, guide = self.config, self.guide
+        prior = self._class_images() if needs_prior(guide, config.dreambooth) else None
+        masks = load_masks(self.data, guide.resolution) if config.dreambooth.masked_loss else None
+        with self.progress.during(tuning(PERSONALISED)) as update:
+            losses = finetune(
+                guide,
+                load_photos(self.data, guide.resolution),
+                self._captions,
+                prior,
+                self.subject.class_prompt,
+                steps=config.steps,
+                config=config.dreambooth,
+                seed=config.seed,
+                masks=masks,
+                progress=update,
+            )
+        change = save_checked(guide, path, self.subject.instance_prompt)
+        announce(
+            f'Saved, and the same when loaded again; it moves the answer to "{self._captions[0]}" by {change:.1%}.'
+        )
+        (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
+
+    def _class_images(self) -> torch.Tensor:
+        folder = self.workspace.root / "class_images"
+        with self.progress.during(CLASS_IMAGES) as update:
+            return class_images(self.guide, self.subject.class_prompt, self.config.dreambooth, folder, update)
+
+    def sheet(self, use: Use, personalised: Path) -> Path:
+        """The folder of an application's sheet and images."""
+        config = self.config
+
+        def make(path: Path) -> None:
+            self.guide.load(personalised)
+            with self.progress.during(use.title) as update:
+                prompts = [prompt for prompt in use.prompts for _ in range(config.num)]
+                settings = {"steps": config.sample_steps, "guidance_scale": config.guidance_scale, "seed": config.seed}
+                images = draw(self.guide, prompts, progress=update, **settings)
+            for i, image in enumerate(images):
+                tensor_to_image(image).save(path / f"{i // config.num:02d}-{i % config.num}.png")
+            rows = [("photos", load_photos(self.data, self.guide.resolution)[: config.num])]
+            rows += zip(use.prompts, images.split(config.num), strict=True)
+            labelled_sheet(f"{use.title}: {self.subject.identifier} {self.subject.class_noun}", rows).save(
+                path / "sheet.png"
+            )
+
+        sampler = {key: getattr(config, key) for key in ("num", "sample_steps", "guidance_scale")}
+        return self.workspace.once(f"sheets/{use.name}", {**self._recipe(), "prompts": use.prompts, **sampler}, make)
+
+    def _recipe(self) -> dict[str, Any]:
+        """All that the fine-tune depends on."""
+        return {
+            "photos": photos_digest(self.data),
+            "captions": self._captions,
+            "class_prompt": self.subject.class_prompt,
+            "steps": self.config.steps,
+            "seed": self.config.seed,
+            "base": self._base,
+            "guide": decisive(self.config.guide),
+            "dreambooth": asdict(self.config.dreambooth),
+        }

@@ -1,0 +1,144 @@
+"""`db3d tokens`: is a word fit to be an identifier, and does the model know the class noun?
+
+DreamBooth asks for a rare token (2208.12242, section 3.2): a word that is split into letters has strong associations
+with these, and a word with a meaning has to unlearn it first. "sks", which everybody uses, is a rifle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from db3d_nerfstudio.distill import standard_noise
+from db3d_nerfstudio.draw import BATCH, draw
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.choice import GuideChoice
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
+from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.progress import RunProgress, Task, announce, shown
+from db3d_nerfstudio.sheets import labelled_sheet
+
+CANDIDATES = ("sks", "olis", "ohwx", "zwx", "rtr", "qvb")
+"""Words that others have found rare; which of them are, depends on the model."""
+COMMON = ("red", "striped", "wearing")
+"""Words that mean something to every model, to compare with."""
+NOISES = (0.9, 0.7, 0.5, 0.3)
+"""Fractions of the noise schedule at which meanings are compared: from layout to texture."""
+
+
+@dataclass
+class TokensConfig:
+    """Check an identifier and a class noun against a model's vocabulary, and look at what it makes of them."""
+
+    identifier: str = "sks"
+    """The word to check, for the subject's name."""
+    class_noun: str = "duck"
+    """What kind of thing the subject is."""
+    output: Path = Path("outputs/tokens")
+    """Folder for the sheet."""
+    num: int = BATCH
+    """Images of every prompt on the sheet."""
+    steps: int = 25
+    """Steps of the sampler for each image."""
+    seed: int = 0
+    """Seed of the images and of the noise that meanings are measured on."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where to compute."""
+    guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
+    """The text-to-image model."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """What a model has for a word."""
+
+    word: str
+    pieces: tuple[str, ...]
+    """The tokens that it is split into."""
+    ids: tuple[int, ...]
+    """Their numbers: where the vocabulary was learned by merging, high ones are rare."""
+    meaning: float
+    """By how much the word changes the estimated noise of "a photo of a NOUN"; the noun itself changes it by 1."""
+
+
+def main(config: TokensConfig) -> None:
+    """Print the table and the verdict, and write the sheet."""
+    guide = config.guide.setup(device=config.device)
+    identifier, noun = config.identifier, config.class_noun
+    words = [identifier, *(word for word in (*CANDIDATES, *COMMON) if word != identifier and _is_known(guide, word))]
+    table = look_up(guide, words, noun, config.seed)
+    size = len(guide.tokenizer)
+    announce(f"{'word':<14}{'meaning':>8}  tokens (of {size})")
+    for entry in table:
+        tokens = ", ".join(f"{piece} {number}" for piece, number in zip(entry.pieces, entry.ids, strict=True))
+        announce(f"{entry.word:<14}{entry.meaning:>8.2f}  {tokens}")
+    announce(verdict(table))
+    announce(f'The class noun "{noun}" is {", ".join(pieces_of(guide, noun)[0])}: the sheet shows what that is to it.')
+    announce(f"The sheet: {_write_sheet(config, guide)}")
+    announce(f'Next: db3d dreambooth --data FOLDER --prompt "a photo of a {identifier} {noun}"')
+
+
+def look_up(guide: DiffusersGuide, words: list[str], class_noun: str, seed: int) -> list[Word]:
+    """The entries of words, those that mean least first but for the first word, which stays in its place."""
+    noun = f"a photo of a {class_noun}"
+    meanings = _changes(guide, noun, [f"a photo of a {word} {class_noun}" for word in words], seed)
+    table = [Word(word, *pieces_of(guide, word), meaning) for word, meaning in zip(words, meanings, strict=True)]
+    return [table[0], *sorted(table[1:], key=lambda entry: entry.meaning)]
+
+
+def pieces_of(guide: DiffusersGuide, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The tokens of a word, as text and as numbers."""
+    ids = guide.tokenizer(word, add_special_tokens=False).input_ids
+    return tuple(guide.tokenizer.convert_ids_to_tokens(ids)), tuple(ids)
+
+
+def verdict(table: list[Word]) -> str:
+    """What the table says of its first word."""
+    first, others = table[0], table[1:]
+    rare = [entry.word for entry in others if len(entry.pieces) == 1 and entry.word not in COMMON][:3]
+    if len(first.pieces) > 1:
+        better = f" Of one token are: {', '.join(rare)}." if rare else ""
+        return f'"{first.word}" is split into {len(first.pieces)} tokens, whose meanings it has to unlearn.{better}'
+    common = [entry for entry in others if entry.word in COMMON and entry.meaning <= first.meaning]
+    if common:
+        better = f" Less is changed by: {', '.join(rare)}." if rare else ""
+        return f'"{first.word}" is one token, but means as much as "{common[0].word}" to this model.{better}'
+    return f'"{first.word}" is one token and means little to this model: a good identifier.'
+
+
+def _is_known(guide: DiffusersGuide, word: str) -> bool:
+    try:
+        guide.embed([word])
+    except UserError:
+        return False
+    return True
+
+
+@torch.no_grad()
+def _changes(guide: DiffusersGuide, reference: str, prompts: list[str], seed: int) -> list[float]:
+    """How far prompts move the estimate of pure noise from the reference's, in units of how far that is from ""'s."""
+    shape = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
+    noise = standard_noise((len(NOISES), *shape), guide.device, torch.Generator().manual_seed(seed))
+    t = torch.tensor([int(fraction * len(guide.alphas_cumprod)) for fraction in NOISES], device=guide.device)
+    answers = [guide.predict_noise(noise, t, guide.embed([p] * len(t))) for p in ("", reference, *prompts)]
+    unit = (answers[1] - answers[0]).norm()
+    return [((answer - answers[1]).norm() / unit).item() for answer in answers[2:]]
+
+
+def _write_sheet(config: TokensConfig, guide: DiffusersGuide) -> Path:
+    prompts = [
+        f"a photo of a {config.identifier} {config.class_noun}",
+        f"a photo of a {config.class_noun}",
+        f"a photo of a {config.identifier}",
+    ]
+    progress = RunProgress([Task("tokens", "The sheet", "images", len(prompts) * config.num, config.steps)])
+    with shown(progress), progress.during("The sheet") as update:
+        repeated = [prompt for prompt in prompts for _ in range(config.num)]
+        images = draw(guide, repeated, steps=config.steps, guidance_scale=5.0, seed=config.seed, progress=update)
+    config.output.mkdir(parents=True, exist_ok=True)
+    sheet = config.output / f"{config.identifier}-{config.class_noun}.png".replace(" ", "_")
+    rows = list(zip(prompts, images.split(config.num), strict=True))
+    labelled_sheet(f"The base model on {config.identifier} and {config.class_noun}", rows).save(sheet)
+    return sheet
