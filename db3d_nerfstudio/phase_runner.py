@@ -10,12 +10,9 @@ Every result is a file in the run folder, made once:
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,19 +21,16 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManager
-from db3d_nerfstudio.dreambooth import finetune, needs_prior, save_checked
 from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.fine_tunes import FineTunes, guide_task
 from db3d_nerfstudio.interventions import Interventions
 from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
-from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
-from db3d_nerfstudio.progress import CLASS_IMAGES, PSEUDO_VIEWS, announce, tuning
-from db3d_nerfstudio.prompts import VIEW_NAMES, PromptBank, Subject, parse_subject, view_prompts, view_weights
-from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, load_pseudo_views, render, save_pseudo_views
+from db3d_nerfstudio.photos import tensor_to_image
+from db3d_nerfstudio.progress import PSEUDO_VIEWS, announce
+from db3d_nerfstudio.prompts import PromptBank, parse_subject, view_prompts
+from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, render, save_pseudo_views
 from db3d_nerfstudio.run_folder import read_config
-from db3d_nerfstudio.samples import FILE as SAMPLES
-from db3d_nerfstudio.samples import sample_sheet
 from db3d_nerfstudio.translate import translate
 from db3d_nerfstudio.workspace import Workspace
 
@@ -60,6 +54,7 @@ class PhaseRunner:
         self.trainer = trainer
         self.workspace = Workspace(trainer.config.run_folder())
         self.seed = trainer.config.machine.seed
+        self.fine_tunes = FineTunes(config, trainer, self.workspace, self.seed)
         self._entered: PhaseName | None = None
         model = self.model.config
         self.interventions = Interventions(self.workspace.root, model.prompt, model.guidance_scale)
@@ -95,76 +90,18 @@ class PhaseRunner:
         self._check_guide()
         if phase.name == "initial":
             announce("Stage 1/3 initial: DreamBooth on the photos (partial), then the initial NeRF")
-            self._use(self._partial())
+            self._use(self.fine_tunes.partial())
             return
         if step == phase.start:
             self.trainer.save_checkpoint(step - 1)  # What follows takes minutes, and nothing before it must be lost.
         initial = self._initial_nerf(phase, step)
         pseudo_views = self._pseudo_views(initial)
         announce("Stage 3/3 final: DreamBooth on photos and pseudo views (multiview), then the final NeRF")
-        self._use(self._multiview(pseudo_views))
+        self._use(self.fine_tunes.multiview(pseudo_views, self._stage_2_prompt, self._pseudo_views_recipe()))
         seed_everything(self.seed, phase.start)  # The data manager caches its images in a random order.
         self.datamanager.load_pseudo_views()
 
     # What the phases are made of.
-
-    def _partial(self) -> Path | None:
-        if not self.config.needs_photos:
-            return None
-        return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_prompts, {})
-
-    def _full(self) -> Path | None:
-        return self._finetuned("full", self.config.full_steps, None, self.photos, self._photo_prompts, {})
-
-    def _multiview(self, pseudo_views: Path) -> Path | None:
-        """D_partial, trained further on photos and pseudo views; the latter say which side they show."""
-        _, views = self.datamanager.config.dataparser.orbit()
-        named = view_prompts(self._stage_2_prompt)
-        sides = [named[VIEW_NAMES[i]] for i in view_weights(views, interpolate=False).argmax(-1).tolist()]
-        images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
-        prompts = self._photo_prompts + sides
-        recipe = {"pseudo_views": self._pseudo_views_recipe()}
-        return self._finetuned("multiview", self.config.multiview_steps, self._partial(), images, prompts, recipe)
-
-    def _finetuned(
-        self,
-        name: str,
-        steps: int,
-        start: Path | None,
-        images: Float[Tensor, "n 3 h w"],
-        prompts: list[str],
-        recipe: dict[str, Any],
-    ) -> Path | None:
-        """The folder of a fine-tuned guide, or the one it starts from if there is nothing to tune."""
-        if steps == 0:
-            return start
-
-        def make(path: Path) -> None:
-            prior = self.class_images if needs_prior(self.guide, self.config.dreambooth) else None
-            masks = self.photo_masks
-            if masks is not None:  # Pseudo views teach everywhere.
-                masks = torch.cat([masks, masks.new_ones(len(images) - len(masks), *masks.shape[1:])])
-            self.guide.load(start)
-            with self._task(tuning(name)) as progress:
-                losses = finetune(
-                    self.guide,
-                    images,
-                    prompts,
-                    prior,
-                    self.subject.class_prompt,
-                    steps=steps,
-                    config=self.config.dreambooth,
-                    seed=self.seed,
-                    masks=masks,
-                    progress=progress,
-                )
-                save_checked(self.guide, path, self.subject.instance_prompt)
-                self._save_samples(name, path)
-            (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
-            self.trainer.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.trainer.step)
-
-        recipe = {"start": start and start.name, "steps": steps, "prompts": prompts, **self._base_recipe(), **recipe}
-        return self.workspace.once(f"dreambooth/{name}", recipe, make)
 
     def _initial_nerf(self, phase: Phase, step: int) -> Path:
         """The initial NeRF as a small run of its own, which every ns-* tool opens."""
@@ -188,7 +125,7 @@ class PhaseRunner:
             announce(
                 "Stage 2/3 pseudo_views: DreamBooth on the photos (full), then the initial NeRF's renders translated"
             )
-            full = self._full()
+            full = self.fine_tunes.full()
             cameras, views = self.datamanager.config.dataparser.orbit()
             with self._showing(initial):
                 renders = render(self.model, cameras)
@@ -198,7 +135,7 @@ class PhaseRunner:
             generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
             made: list[Tensor] = []
-            with self._task(PSEUDO_VIEWS) as progress:
+            with guide_task(self.trainer, PSEUDO_VIEWS) as progress:
 
                 def translated(rgb: Float[Tensor, "c 3 h w"], part: slice) -> Float[Tensor, "c 3 ht wt"]:
                     result = translate(
@@ -212,13 +149,13 @@ class PhaseRunner:
                         generator=generator,
                     )
                     made.append(result)
-                    sheet = contact_sheet([self.photos, renders[: part.stop], torch.cat(made)])
+                    sheet = contact_sheet([self.fine_tunes.photos, renders[: part.stop], torch.cat(made)])
                     tensor_to_image(sheet).save(path / "contact_sheet.png")  # The viewer shows it as it grows.
                     progress(min(part.stop, len(renders)))
                     return result
 
                 images = in_chunks(translated, renders, config.chunk)
-            save_pseudo_views(path, cameras, self.photos, renders.cpu(), images.cpu())
+            save_pseudo_views(path, cameras, self.fine_tunes.photos, renders.cpu(), images.cpu())
             self.trainer.record.picture("Pseudo views", contact_sheet([renders, images]), self.trainer.step)
 
         return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
@@ -247,45 +184,13 @@ class PhaseRunner:
         """The source of batches."""
         return self.trainer.pipeline.datamanager
 
-    @cached_property
-    def subject(self) -> Subject:
-        """What the photos show."""
-        return parse_subject(self.model.config.prompt, self.config.identifier, self.config.class_noun)
-
-    @cached_property
-    def photos(self) -> Float[Tensor, "n 3 h w"]:
-        """The subject's photos at the guide's resolution."""
-        return load_photos(self.datamanager.config.data, self.guide.resolution)
-
-    @property
-    def photo_masks(self) -> Float[Tensor, "n 1 h w"] | None:
-        """Where the photos show the subject, if only that is to be learned."""
-        wanted = self.config.dreambooth.masked_loss
-        return load_masks(self.datamanager.config.data, self.guide.resolution) if wanted else None
-
-    @property
-    def _photo_prompts(self) -> list[str]:
-        config = self.config.dreambooth
-        return photo_captions(self.datamanager.config.data, self.subject.instance_prompt, config.view_words)
-
-    @cached_property
-    def class_images(self) -> Float[Tensor, "m 3 h w"]:
-        """Samples of the class by the guide as it came, for prior preservation."""
-        folder, config = self.workspace.root / "class_images", self.config.dreambooth
-        with self._task(CLASS_IMAGES) as progress:
-            return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        self.guide.load(None)
-        return self.guide.fingerprint()
-
     def _check_guide(self) -> None:
         """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
         with one_line(ValueError, ImportError):
             prompts = [self.model.config.prompt]
             if self.config.needs_photos:
-                prompts += [self.subject.class_prompt, *view_prompts(self.subject.instance_prompt).values()]
+                subject = self.fine_tunes.subject
+                prompts += [subject.class_prompt, *view_prompts(subject.instance_prompt).values()]
             with torch.no_grad():
                 self.guide.embed(prompts)
 
@@ -312,35 +217,6 @@ class PhaseRunner:
         self.model.load_prompts()
 
     @contextmanager
-    def _task(self, name: str) -> Iterator[Callable[..., None]]:
-        """Work of the guide: the viewer may render, and the viewer's pause button pauses it.
-
-        Yields what is to be called with the number of things done, and the loss if there is one.
-        """
-        progress = self.trainer.record.progress
-        with self.model.guide_context(), progress.during(name) as update:
-
-            def update_and_wait(done: int, loss: float | None = None) -> None:
-                update(done, loss)
-                while self.trainer.training_state == "paused":
-                    time.sleep(0.05)
-                    progress.restart_clock()
-
-            yield update_and_wait
-
-    def _save_samples(self, name: str, path: Path) -> None:
-        """Show what the guide draws now, beside its weights."""
-        sheet = sample_sheet(
-            self.guide,
-            self.subject.instance_prompt,
-            steps=self.config.dreambooth.class_sample_steps,
-            guidance_scale=self.config.pseudo_views.guidance_scale,
-            seed=self.seed,
-        )
-        tensor_to_image(sheet).save(path / SAMPLES)
-        self.trainer.record.picture(f"{tuning(name)}/samples", sheet, self.trainer.step)
-
-    @contextmanager
     def _showing(self, initial: Path) -> Iterator[None]:
         """The model with the initial NeRF's weights for a while, whatever it holds now."""
         present = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -350,16 +226,6 @@ class PhaseRunner:
             yield
         finally:
             self.model.load_state_dict(present)
-
-    def _base_recipe(self) -> dict[str, Any]:
-        dreambooth = asdict(self.config.dreambooth)
-        return {
-            "photos": photos_digest(self.datamanager.config.data),
-            "guide": self._fingerprint,
-            "class_prompt": self.subject.class_prompt,
-            "dreambooth": {key: value for key, value in dreambooth.items() if key != "_target"},
-            "seed": self.seed,
-        }
 
     def _pseudo_views_recipe(self) -> dict[str, Any]:
         config = asdict(self.config.pseudo_views)
@@ -371,9 +237,5 @@ class PhaseRunner:
             "full_steps": self.config.full_steps,
             **config,
             "cameras": cameras,
-            **self._base_recipe(),
+            **self.fine_tunes.base_recipe(),
         }
-
-
-def _resized(rgb: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 s s"]:
-    return torch.nn.functional.interpolate(rgb, (side, side), mode="bilinear", antialias=True)

@@ -54,7 +54,7 @@ class ViewerPanel(ViewerControl):
             self._pictures = {}
             for name in ("Photos", "DreamBooth samples", "Pseudo views (render | translated)"):
                 with gui.add_folder(name):
-                    self._pictures[name] = gui.add_markdown(NOTHING_YET)
+                    self._pictures[name] = gui.add_markdown(NOTHING_YET, image_root=self._run)
         self._show_photos(viewer.pipeline.datamanager.config.data)
         self._show_pictures()
 
@@ -149,8 +149,7 @@ class ViewerPanel(ViewerControl):
         if with_images:
             viewer.init_scene(datamanager.train_dataset, viewer.trainer.training_state, datamanager.eval_dataset)
             return
-        for i, camera in enumerate(datamanager.train_dataset.cameras):
-            pose = camera.camera_to_worlds.cpu().numpy()
+        for i, pose in enumerate(datamanager.train_dataset.cameras.camera_to_worlds.cpu().numpy()):
             turned = viser.transforms.SO3.from_matrix(pose[:, :3]) @ viser.transforms.SO3.from_x_radians(math.pi)
             viewer.camera_handles[i] = self.viser_server.scene.add_camera_frustum(
                 f"/cameras/camera_{i:05d}",

@@ -181,9 +181,9 @@ def test_a_fine_tuning_of_no_steps_leaves_the_guide_it_starts_from(config, missi
 
 def test_identifier_and_class_noun_name_the_subject(config):
     phases = config.pipeline.phases
-    assert make_runner(config).subject.class_prompt == "a photo of a robot"
+    assert make_runner(config).fine_tunes.subject.class_prompt == "a photo of a robot"
     phases.identifier, phases.class_noun = "hat", "owl"
-    assert make_runner(config).subject.instance_prompt == "a photo of a hat owl"
+    assert make_runner(config).fine_tunes.subject.instance_prompt == "a photo of a hat owl"
 
 
 def test_other_settings_in_the_same_folder_are_an_error_with_the_fix(config):

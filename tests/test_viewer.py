@@ -80,7 +80,8 @@ class Page:
 
     def see_render(self):
         """A picture has come from the NeRF, and it is not of one colour."""
-        self.wait_for(lambda: "Resolution: 0x0px" not in self.text and self.render().std() > 5, "a render")
+        self.wait_for(lambda: "Resolution: 0x0px" not in self.text, "a render")
+        self.wait_for(lambda: self.render().std() > 5, "a render with something in it")
 
     def pictures(self):
         script = "return [...document.images].filter(i => i.src.startsWith('data:') && i.naturalWidth).map(i => i.alt)"
@@ -117,7 +118,7 @@ def run(tmp_path, photos, port):
 @pytest.fixture
 def page(run, port, tmp_path):
     end = time.monotonic() + PATIENCE
-    while socket.socket().connect_ex(("127.0.0.1", port)):
+    while not listening(port):
         assert run.poll() is None and time.monotonic() < end, (tmp_path / "log").read_text()
         time.sleep(0.2)
     browser = start_browser()
