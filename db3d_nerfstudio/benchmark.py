@@ -17,6 +17,7 @@ import tyro
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
+from db3d_nerfstudio.benchmark_diffusion import time_stable_diffusion
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModel, DreamBooth3DModelConfig
@@ -44,6 +45,8 @@ class Benchmark:
     """Also time generfacto's step, some 15 s each on a CPU, with a constant dummy guide."""
     generfacto_steps: int = 2
     """Steps of generfacto after one that warms up."""
+    stable_diffusion: bool = False
+    """Time a guide of Stable Diffusion 1.5's size with random weights instead."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to run."""
     threads: int = 0
@@ -54,6 +57,8 @@ class Benchmark:
         warnings.simplefilter("ignore")
         if self.threads:
             torch.set_num_threads(self.threads)
+        if self.stable_diffusion:
+            return time_stable_diffusion(self.device)
         print("ms per step".ljust(24), *(part.rjust(10) for part in PARTS), "  samples", sep="")
         self._ours()
         if self.generfacto:

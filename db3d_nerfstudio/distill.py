@@ -150,13 +150,16 @@ def sds_loss(
         eps = standard_noise(z.shape, z.device, generator)
         eps_hat = guided_noise(guide, add_noise(guide, z, t, eps), t, text, uncond, guidance_scale, rescale, away)
         gradient = sds_weight(guide.alphas_cumprod[t], weighting)[:, None, None, None] * (eps_hat - eps)
-        if not gradient.isfinite().all():
-            _raise_not_finite(eps_hat, t, guidance_scale)
+        _check_finite(gradient, eps_hat, t, guidance_scale)
         target = z - gradient
     return (0.5 * (z - target).square().sum() / len(z)).to(rgb.device)
 
 
-def _raise_not_finite(eps_hat: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], guidance_scale: float) -> None:
+def _check_finite(
+    gradient: Float[Tensor, "b c h w"], eps_hat: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], guidance_scale: float
+) -> None:
+    if gradient.isfinite().all():
+        return
     bad = ~eps_hat.isfinite().flatten(1).all(1)
     source = f"The guide's noise estimate at t = {t[bad].tolist()}" if bad.any() else "The rendered image"
     raise FloatingPointError(

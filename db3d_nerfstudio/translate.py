@@ -34,7 +34,7 @@ def sample(
     size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
     z = standard_noise((len(text), *size), guide.device, generator)
     scheduler = guide.sampler(steps)
-    return guide.decode(_denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale, generator))
+    return guide.decode(denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale, generator))
 
 
 @torch.no_grad()
@@ -65,10 +65,10 @@ def translate(
     scheduler = guide.sampler(steps)
     timesteps = scheduler.timesteps[-taken:]
     z = add_noise(guide, z, timesteps[0].expand(len(z)), standard_noise(z.shape, guide.device, generator))
-    return guide.decode(_denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale, generator))
+    return guide.decode(denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale, generator))
 
 
-def _denoise(
+def denoise(
     guide: DiffusionGuide,
     scheduler: SchedulerMixin,
     timesteps: Tensor,
@@ -78,6 +78,7 @@ def _denoise(
     guidance_scale: float,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "b c h w"]:
+    """Guided steps of a sampler from the noisy z at the first of `timesteps` to a clean one."""
     from diffusers import DDIMScheduler
 
     # Where the estimate of the clean z was clipped, the noise must be what is left, or both drift apart. (Ancestral

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
@@ -58,10 +58,14 @@ class DeepFloydGuide(DiffusersGuide):
         tokenizer.model_max_length = MAX_TOKENS
         return tokenizer
 
-    def _read_text_encoders(self) -> dict[str, nn.Module]:
+    def _text_encoder_classes(self) -> dict[str, type]:
         from transformers import T5EncoderModel
 
-        return {"text_encoder": self._read(T5EncoderModel, "text_encoder", dtype=self.dtype)}
+        return {"text_encoder": T5EncoderModel}
+
+    @property
+    def _text_dtype(self) -> torch.dtype:
+        return self.dtype
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         words = self.tokenizer(

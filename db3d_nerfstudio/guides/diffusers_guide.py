@@ -15,10 +15,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides import memory
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
 from db3d_nerfstudio.guides.record import check_base, write_record
 from db3d_nerfstudio.guides.source import check_source, read_part
@@ -72,6 +74,7 @@ class DiffusersGuide(DiffusionGuide):
     """What the model's folder must contain."""
     learning_rates: dict[str, float]
     """The rates that suit each kind of tuning."""
+    _text_dtype = torch.float32
 
     def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
         from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -85,11 +88,13 @@ class DiffusersGuide(DiffusionGuide):
             raise UserError(f"This guide has no {config.tuning}: set its tuning to {' or '.join(self.learning_rates)}.")
         self.learning_rate = self.learning_rates[config.tuning]
         self.source = check_source(self._unpacked(config.source), self.folders)
+        self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
+        if self.device.type == "cuda":
+            self._announce_memory(torch.cuda.mem_get_info(self.device)[0])
         scheduler = self._read(DDPMScheduler, "scheduler")
         self.tokenizer = self._read_tokenizer("tokenizer")
         self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
         self.prediction_type = scheduler.config.prediction_type
-        self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
         self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
         self._embeddings: dict[str, Float[Tensor, "n d"]] = {}
         self._text_digest: str | None = None
@@ -122,11 +127,26 @@ class DiffusersGuide(DiffusionGuide):
 
         return self._read(AutoTokenizer, folder)
 
-    def _read_text_encoders(self) -> dict[str, nn.Module]:
-        """The networks that read prompts, by the names of their folders."""
+    def _text_encoder_classes(self) -> dict[str, type]:
+        """Classes of the networks that read prompts, by the names of their folders."""
         from transformers import CLIPTextModel
 
-        return {"text_encoder": self._read(CLIPTextModel, "text_encoder", dtype=torch.float32)}
+        return {"text_encoder": CLIPTextModel}
+
+    def _read_text_encoders(self) -> dict[str, nn.Module]:
+        classes = self._text_encoder_classes()
+        return {name: self._read(part, name, dtype=self._text_dtype) for name, part in classes.items()}
+
+    def _announce_memory(self, free: int) -> None:
+        """Say how much memory the guide will need of the `free` bytes of its device, and what to change if too much."""
+        classes, vae = self._text_encoder_classes(), self._vae_source()
+        parts = memory.read_parts(self.source, classes, self._text_dtype, vae)
+        needed, advice = memory.check_fits(self.config, parts, self.dtype, free, self.device)
+        CONSOLE.print(advice or f"The guide needs about {needed} on {self.device}, {free / memory.GIB:.1f} are free.")
+
+    def _vae_source(self) -> str | None:
+        """Folder or hub id of the VAE, if the guide has one."""
+        return None
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -186,7 +206,7 @@ class DiffusersGuide(DiffusionGuide):
     def predict_noise(
         self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
-        inputs = z_t.to(self._unet_dtype, memory_format=torch.channels_last)
+        inputs = self._inputs(z_t).to(self._unet_dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self.unet(inputs, t, **self._conditions(text.to(self._unet_dtype))).sample
         output = output[:, : z_t.shape[1]]  # Networks that learned their variance give it in further channels.
@@ -200,6 +220,10 @@ class DiffusersGuide(DiffusionGuide):
             case "sample":
                 return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
         raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
+
+    def _inputs(self, z_t: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b c2 hz wz"]:
+        """What the UNet sees at its entry."""
+        return z_t
 
     def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
         """What the UNet is given beside z_t and t."""

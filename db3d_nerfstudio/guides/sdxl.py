@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from db3d_nerfstudio.errors import UserError
@@ -53,11 +53,10 @@ class SDXLGuide(StableDiffusionGuide):
 
         return StableDiffusionXLPipeline, {}
 
-    def _read_text_encoders(self) -> dict[str, nn.Module]:
+    def _text_encoder_classes(self) -> dict[str, type]:
         from transformers import CLIPTextModelWithProjection
 
-        second = self._read(CLIPTextModelWithProjection, "text_encoder_2", dtype=torch.float32)
-        return {**super()._read_text_encoders(), "text_encoder_2": second}
+        return {**super()._text_encoder_classes(), "text_encoder_2": CLIPTextModelWithProjection}
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         first = self._text["text_encoder"](self._token_ids(self.tokenizer, prompts), output_hidden_states=True)

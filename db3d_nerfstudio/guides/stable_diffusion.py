@@ -71,6 +71,9 @@ class StableDiffusionGuide(DiffusersGuide):
 
         return StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
 
+    def _vae_source(self) -> str:
+        return self.config.vae or self.source
+
     def _read_vae(self) -> nn.Module:
         from diffusers import AutoencoderKL
 
