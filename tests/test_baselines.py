@@ -11,6 +11,8 @@ from db3d_nerfstudio.method_configs import (
     dreambooth_fusion_toybox,
     dreamfusion,
     dreamfusion_toybox,
+    textual_inversion_fusion,
+    textual_inversion_fusion_toybox,
 )
 from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from nerfstudio.engine.trainer import Trainer
@@ -48,6 +50,21 @@ def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, te
     assert [p.total_steps() for p in phases] == [phases[0].total_steps()] * 3
     assert [p.partial_steps for p in phases] == [150, 800, 0] and phases[0].full_steps == 800
     assert {phase_at(phases[1], step).name for step in range(0, phases[1].total_steps(), 100)} == {"initial"}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "inversion"),
+    [
+        (dreambooth_fusion, textual_inversion_fusion),
+        (dreambooth_fusion_toybox, textual_inversion_fusion_toybox),
+    ],
+)
+def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
+    one, other = fusion.method.config, inversion.method.config
+    changed = differences(settings(one), settings(other))
+    assert sorted(changed) == ["method_name", "pipeline.model.guide.tuning", "pipeline.phases.identifier"]
+    assert other.pipeline.model.guide.tuning == "textual_inversion"
+    assert other.pipeline.phases.identifier == other.pipeline.model.guide.new_token
 
 
 @pytest.fixture

@@ -1,0 +1,20 @@
+"""Baseline: the subject as one new word (Gal et al. 2022, 2208.01618), all weights frozen, then score distillation."""
+
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
+from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+
+
+def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
+    """The identifier is the new word, and the only thing that is learned."""
+    config.pipeline.model.guide.tuning = "textual_inversion"
+    config.pipeline.phases.identifier = config.pipeline.model.guide.new_token
+    return config
+
+
+config = as_a_new_word(in_one_stage(make_config()))
+config.method_name = "textual-inversion-fusion"
+
+method = MethodSpecification(config, description='Baseline: textual inversion, then distillation; say "<sks>" for it.')
