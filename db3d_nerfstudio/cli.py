@@ -16,6 +16,12 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "benchmark": Command(
+        "db3d_nerfstudio.evaluation.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"
+    ),
+    "user-study": Command(
+        "db3d_nerfstudio.evaluation.user_study", "UserStudyConfig", "ask people which of two assets is better"
+    ),
     "dreambooth": Command(
         "db3d_nerfstudio.personalise", "PersonaliseConfig", "teach a model a subject from photos, and show its uses"
     ),

@@ -1,1 +1,1 @@
-"""Measuring a finished run: fidelity against ground truth, and the judge that reads a picture."""
+"""Measuring runs, comparing methods on many subjects, and asking people."""

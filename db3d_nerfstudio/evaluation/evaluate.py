@@ -15,6 +15,7 @@ from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.evaluation.measure import Photos, Reference
+    from db3d_nerfstudio.field import Field
     from db3d_nerfstudio.toybox.subjects import Subject
     from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
@@ -49,8 +50,8 @@ class EvaluateConfig:
     """CLIP backbones: "ViT-B/16", "ViT-B/32", "ViT-L/14", other hub ids, or local folders."""
     dino: tuple[str, ...] = ()
     """DINO backbones: hub ids, as facebook/dino-vits16, or local folders."""
-    mesh: Path | None = None
-    """The run's exported mesh: adds Chamfer distance and F-score to what is known of the true toy."""
+    mesh: bool = False
+    """Take the mesh of `db3d export` too: adds its Chamfer distance and F-score to the true toy."""
     resolution: int | None = None
     """Side of the views in pixels; unset, 64 for the embedded guide's runs and 224 for others."""
     turntable_frames: int = 36
@@ -85,8 +86,8 @@ def main(config: EvaluateConfig) -> None:
     turning = render_orbit(model, 2 * resolution, config.turntable_frames)
     save_turntable(turning.lambertian, folder / TURNTABLE)
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
-    if config.mesh is not None:
-        table["final"] |= measure_mesh(config.mesh, reference.subject)
+    if config.mesh:
+        table["final"] |= measure_mesh(model.field, reference.subject)
     scratch = folder / f"{METRICS}.tmp"
     scratch.write_text(json.dumps(table, indent=2) + "\n", "utf8")
     publish(scratch, folder / METRICS)
@@ -149,13 +150,20 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
     return default_truth() if settings.pipeline.datamanager.data == default_subject()[0] else None
 
 
-def measure_mesh(path: Path, subject: Subject | None) -> dict[str, float]:
-    """The shape of an exported mesh against the true toy's."""
-    import trimesh
+def measure_mesh(field: Field, subject: Subject | None) -> dict[str, float]:
+    """The shape of the mesh that is exported of a field against the true toy's.
 
+    Raises:
+        UserError: the true toy is not known.
+    """
     from db3d_nerfstudio.evaluation.shape import compare
+    from db3d_nerfstudio.export import build_mesh
 
     if subject is None:
         raise UserError("a mesh is measured against the true toy: name the toy's seed with --toy")
-    fidelity, _ = compare(trimesh.load(path, force="mesh"), subject)
+    try:
+        mesh = build_mesh(field, resolution=128, max_faces=20_000, texture_size=512)
+    except UserError:  # The scene is empty: nothing is like no shape at all, and at no distance from it.
+        return {"mesh f_score": 0.0}
+    fidelity, _ = compare(mesh, subject)
     return {f"mesh {name}": value for name, value in asdict(fidelity).items()}
