@@ -1,0 +1,210 @@
+"""Why three stages: what a guide gains and loses with every DreamBooth iteration, as a figure.
+
+    python -m db3d_nerfstudio.evaluation.tuning_curve --output outputs/tuning_curve
+
+DreamBooth3D (2303.13508, section 3.1) rests on this: a guide tuned a little is not yet sure of the subject but still
+knows its sides, one tuned long knows the subject and shows it from the photos' side whatever the prompt says.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, needs_prior
+from db3d_nerfstudio.evaluation.bootstrap import bootstrap
+from db3d_nerfstudio.evaluation.personalisation import (
+    diversity,
+    prompts_of_all_views,
+    sample_prompts,
+    view_diversity,
+)
+from db3d_nerfstudio.evaluation.similarity import mean_pairwise
+from db3d_nerfstudio.evaluation.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
+from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.prompts import VIEW_NAMES, Subject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from db3d_nerfstudio.guides.base import DiffusionGuide
+    from db3d_nerfstudio.toybox.judge import Judge
+
+
+@dataclass
+class TuningCurveConfig:
+    """DreamBooth iterations against likeness of the subject and diversity of the views, on toys never trained on."""
+
+    output: Path = Path("outputs/tuning_curve")
+    """Folder of the figure, its numbers and the samples."""
+    iterations: tuple[int, ...] = (0, 50, 150, 400, 800, 1600)
+    """When to look; the last says how long each guide is tuned."""
+    classes: tuple[str, ...] = ("dog", "duck", "car", "chair")
+    """Kinds of toys, one toy each."""
+    first_toy: int = FIRST_TOY
+    """Seed of the first toy."""
+    per_view: int = 8
+    """Samples of the prompt of each view."""
+    sample_steps: int = 25
+    """DDIM steps of a sample."""
+    guidance_scale: float = 4.0
+    """Classifier-free guidance of the samples."""
+    seed: int = 0
+    """Seed of fine-tuning and samples."""
+    guide: ToyboxGuideConfig = field(default_factory=ToyboxGuideConfig)
+    """The guide."""
+    dreambooth: DreamBoothConfig = field(default_factory=lambda: DreamBoothConfig(num_class_images=32))
+    """How it is tuned."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A guide after some iterations, as the judge sees its samples."""
+
+    iterations: int
+    """How long it was tuned."""
+    subject_similarity: float
+    """Mean cosine of samples of the subject's prompts and photos; higher is better."""
+    view_diversity: float
+    """Entropy of the sides that they show, 1 if all four alike; higher is better."""
+    views_right: float
+    """Share that shows the side that the prompt names."""
+    preservation: float
+    """PRES: mean cosine of samples of the class's prompt and photos of the subject; lower is better."""
+    diversity: float
+    """DIV: mean distance (1 - cosine) of samples of the subject's front; higher is better."""
+
+
+def main(config: TuningCurveConfig) -> None:
+    """Tune a guide on each toy, look at it on the way, and draw the figure; finished toys are not done again."""
+    from db3d_nerfstudio.progress import announce
+    from db3d_nerfstudio.toybox.judge import load_judge
+    from db3d_nerfstudio.workspace import Workspace
+
+    root = config.output.absolute()
+    guide, judge, curves = config.guide.setup(device="cpu"), load_judge(), {}
+    for place, noun in enumerate(config.classes):
+        toy = toybox_subject(config.first_toy + place, noun, root / "subjects")
+
+        def follow(path: Path, toy: BenchmarkSubject = toy) -> None:
+            points = tuning_curve(guide, judge, toy, config, root, path)
+            (path / "points.json").write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n", "utf8")
+
+        settings = {key: value for key, value in asdict(config).items() if key not in ("output", "classes")}
+        guide.load(None)
+        recipe = {"settings": settings, "guide": guide.fingerprint(), "toy": toy.name}
+        path = Workspace(root).once(f"curves/{toy.name}", recipe, follow)
+        curves[toy.name] = [Point(**point) for point in json.loads((path / "points.json").read_text("utf8"))]
+        announce(f"{toy.name}: likeness {[round(point.subject_similarity, 3) for point in curves[toy.name]]}")
+    table = {name: [asdict(point) for point in points] for name, points in curves.items()}
+    (root / "tuning_curve.json").write_text(json.dumps(table, indent=2) + "\n", "utf8")
+    draw(list(curves.values()), root / "tuning_curve.png")
+    announce(f"Look at {root / 'tuning_curve.png'}; the samples are in {root / 'curves'}.")
+
+
+def tuning_curve(
+    guide: DiffusionGuide, judge: Judge, toy: BenchmarkSubject, config: TuningCurveConfig, root: Path, sheets: Path
+) -> list[Point]:
+    """One fine-tuning, looked at after the configured iterations; a sheet of samples for each goes to `sheets`."""
+    from rich.progress import Progress
+
+    from db3d_nerfstudio.class_images import class_images
+    from db3d_nerfstudio.photos import load_photos, tensor_to_image
+    from db3d_nerfstudio.pseudo_views import contact_sheet
+
+    subject = Subject(toy.prompt(toy.templates[0], "sks"), "sks", toy.class_noun)
+    photos, points = load_photos(toy.photos, guide.resolution), []
+    prior = None
+    if needs_prior(guide, config.dreambooth):
+        prior = class_images(guide, subject.class_prompt, config.dreambooth, root / "class_images" / toy.class_noun)
+    guide.load(None)
+    with Progress() as bar:
+        task = bar.add_task(toy.name, total=max(config.iterations))
+
+        def look(done: int, loss: float | None = None) -> None:
+            bar.update(task, completed=done)
+            if done in config.iterations:
+                samples, point = look_at(guide, judge, subject, photos, done, config)
+                rows = [photos, *samples.split(config.per_view)]
+                tensor_to_image(contact_sheet(rows, guide.resolution)).save(sheets / f"{done:05d}.png")
+                points.append(point)
+
+        look(0)
+        prompts = [subject.instance_prompt] * len(photos)
+        finetune(
+            guide, photos, prompts, prior, subject.class_prompt,
+            steps=max(config.iterations), config=config.dreambooth, seed=config.seed, progress=look,
+        )  # fmt: skip
+    return points
+
+
+@torch.no_grad()
+def look_at(
+    guide: DiffusionGuide, judge: Judge, subject: Subject, photos: torch.Tensor, done: int, config: TuningCurveConfig
+) -> tuple[torch.Tensor, Point]:
+    """Samples of the subject from all sides, and what the judge makes of them."""
+
+    def sample(prompts: list[str]) -> torch.Tensor:
+        return sample_prompts(
+            guide, prompts, seed=config.seed, steps=config.sample_steps, guidance_scale=config.guidance_scale
+        )
+
+    samples = sample(prompts_of_all_views(subject.instance_prompt, config.per_view))
+    of_class = sample([subject.class_prompt] * config.per_view)
+    opinion, real = judge.look(samples), judge.look(photos).embedding
+    said = [VIEW_NAMES[index] for index in opinion.view.argmax(-1).tolist()]
+    asked = [name for name in VIEW_NAMES for _ in range(config.per_view)]
+    return samples, Point(
+        iterations=done,
+        subject_similarity=mean_pairwise(opinion.embedding, real),
+        view_diversity=view_diversity(said),
+        views_right=sum(one == other for one, other in zip(said, asked, strict=True)) / len(asked),
+        preservation=mean_pairwise(judge.look(of_class).embedding, real),
+        diversity=diversity(samples[: config.per_view], unlikeness(judge)),
+    )
+
+
+def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """1 - cosine of the judge's embeddings: LPIPS knows photos, the judge knows toys."""
+
+    def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return 1 - (judge.look(one).embedding * judge.look(other).embedding).sum(-1)
+
+    return distance
+
+
+def draw(curves: list[list[Point]], path: Path) -> None:
+    """Mean over toys of likeness and of the views, with bootstrap intervals, over the iterations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    iterations = [point.iterations for point in curves[0]]
+    figure, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
+    labels = {
+        "subject_similarity": "likeness of the subject",
+        "view_diversity": "diversity of the views",
+        "views_right": "shows the side that was asked for",
+    }
+    for name, label in labels.items():
+        estimates = [bootstrap([getattr(points[i], name) for points in curves]) for i in range(len(iterations))]
+        (line,) = axes.plot(range(len(iterations)), [each.mean for each in estimates], "o-", label=label)
+        if len(curves) > 1:
+            low, high = ([each[end] for each in estimates] for end in (1, 2))
+            axes.fill_between(range(len(iterations)), low, high, alpha=0.15, color=line.get_color())
+    axes.set_xticks(range(len(iterations)), [str(number) for number in iterations])
+    axes.set(xlabel="DreamBooth iterations", ylim=(0, 1.02))
+    axes.legend()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(TuningCurveConfig))
