@@ -16,6 +16,8 @@ class DreamBooth3DDataParserConfig(DataParserConfig):
     """The photos folder, and the orbit on which the pseudo views are taken."""
 
     _target: type = field(default_factory=lambda: DreamBooth3DDataParser)
+    data: Path | None = None
+    """The data manager's folder of photos; a run of text alone has none."""
     num_views: int = 20
     """Number of pseudo views, evenly spaced in azimuth from the front (the paper's 20)."""
     elevation: float = 20.0

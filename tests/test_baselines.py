@@ -102,6 +102,7 @@ def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
     runner.enter(phase_at(text_only.pipeline.phases, 0), 0)
     assert runner.guide.shift == 0 and runner.model.prompts is not None
     assert not (text_only.run_folder() / "dreambooth").exists()
+    assert runner.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
     assert torch.isfinite(runner.model.prompts.text(runner.datamanager.config.dataparser.orbit()[1])).all()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -116,3 +117,41 @@ def test_answers_are_checked_and_a_participant_counts_once(finished, capsys):
         user_study.read_answers([finished / "4.json"], key["study"])
     with pytest.raises(UserError, match="without it"):
         user_study.read_key(finished / "key.json")
+
+
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="no browser to look with: apt-get install chromium chromium-driver",
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_page_asks_and_keeps_answers(finished):
+    """In a real browser: every question of every pair is answered "left", a page that is loaded again knows it."""
+    from selenium import webdriver
+
+    user_study.main(UserStudyConfig(finished))
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium")
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"):
+        options.add_argument(flag)
+    with webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
+        page = (finished / "user_study" / "study.html").as_uri()
+        browser.get(page)
+        browser.execute_script("""
+            for (let i = 0; i < data.pairs.length; i++) {
+                for (const name of Object.keys(data.questions)) {
+                    document.querySelector(`input[name=${name}][value=left]`).click();
+                }
+                element("next").click();
+            }""")
+        browser.get(page)
+        text = browser.execute_script("return document.body.innerText")
+        saved = json.loads(browser.execute_script("return JSON.stringify(saved)"))
+        shown = browser.execute_script(
+            "return [...document.images].every(image => image.complete && image.naturalWidth)"
+        )
+        study = browser.execute_script("return data.study")
+    assert "8 answered" in text and "That was all" in text and "a <b>dog</b>" in text and shown
+    answers = finished / "answers.json"
+    answers.write_text(json.dumps({"study": study, "participant": saved["participant"], "answers": saved["answers"]}))
+    (read,) = user_study.read_answers([answers], study)
+    assert len(read) == 8 and all(answer == dict.fromkeys(QUESTIONS, "left") for answer in read.values())
