@@ -76,13 +76,14 @@ def test_perp_neg_leads_away_without_weakening_the_prompt() -> None:
     )
     eps_text, eps_uncond, eps_back = (guide.predict_noise(z_t, t, prompt) for prompt in (text, uncond, back))
     added, towards, other = ((x).flatten(1) for x in (kept - plain, eps_text - eps_uncond, eps_back - eps_uncond))
-    torch.testing.assert_close((added * towards).sum(1), torch.zeros(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.cosine_similarity(added, towards), torch.zeros(2), atol=1e-4, rtol=0)
     sideways = other - towards * ((other * towards).sum(1) / towards.square().sum(1))[:, None]
-    torch.testing.assert_close(added, -s * weight * sideways, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(added, -s * weight * sideways, atol=1e-3, rtol=1e-3)
     same = guided_noise(guide, z_t, t, text, uncond, s, away=Away(text[:, None], weight))
-    torch.testing.assert_close(same, plain)  # The prompt itself has nothing perpendicular to itself.
+    # The prompt has nothing perpendicular to itself.
+    torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-4)
     nothing = guided_noise(guide, z_t, t, uncond, uncond, s, away=Away(uncond[:, None], weight))
-    torch.testing.assert_close(nothing, eps_uncond)
+    torch.testing.assert_close(nothing, eps_uncond, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.5, 1.0])
