@@ -83,9 +83,9 @@ def test_an_exported_field_is_the_toy_that_is_in_it(snowman):
     mesh = build_mesh(SnowmanField(snowman), resolution=64, max_faces=4000, texture_size=256)
     assert len(mesh.faces) <= 4000 and mesh.extents.max() == pytest.approx(1.0)
     result, picture = shape.compare(mesh, snowman)
-    assert result.chamfer < 0.015, "sampling alone costs 0.007"
+    assert result.chamfer < 0.01, "sampling alone costs 0.004"
     assert result.f_score > 0.99 and result.silhouette_iou > 0.97
-    assert result.texture_psnr > 25
+    assert result.texture_psnr > 22, "25 were measured; what is lost are the borders of colours"
     assert abs(result.turn) < 2 and picture.shape == (2 * shape.VIEW_SIZE, shape.NUM_VIEWS * shape.VIEW_SIZE, 3)
 
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.toybox.scene import Shot
     from db3d_nerfstudio.toybox.subjects import Subject
 
-NUM_POINTS = 20_000
-"""Points on each surface."""
+NUM_POINTS = 100_000
+"""Points drawn on each surface: two drawings of the same toy are 0.004 apart."""
+SKIP = 40
+"""Turn and scale are found with every `SKIP`-th of them."""
 F_SCORE_DISTANCE = 0.04
 """How far apart points may be that count as the same, scene units: 2 % of a toy's diameter."""
 MAX_TURN = 22.5
@@ -166,7 +168,7 @@ def compare(mesh: Trimesh, subject: Subject) -> tuple[ShapeFidelity, Float[ndarr
     mesh = mesh.copy()
     mesh.vertices = mesh.vertices @ Y_UP
     points = surface_points([mesh], NUM_POINTS)
-    turn, scale = align(points[::8], truth[::8])
+    turn, scale = align(points[::SKIP], truth[::SKIP])
     points, mesh.vertices = turned(points, turn, scale), turned(mesh.vertices, turn, scale)
     shots = [Shot(360 / NUM_VIEWS * i, ELEVATION, RADIUS, ambient=1.0) for i in range(NUM_VIEWS)]
     studio = Studio(subject)
