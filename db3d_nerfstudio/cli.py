@@ -27,8 +27,10 @@ COMMANDS: dict[str, Command] = {
     ),
     "sample": Command("db3d_nerfstudio.draw", "SampleConfig", "draw a prompt, by a model as it came or personalised"),
     "tokens": Command("db3d_nerfstudio.tokens", "TokensConfig", "check an identifier and a class noun"),
-    "report": Command("db3d_nerfstudio.report", "ReportConfig", "all that a run has made, in one page"),
     "evaluate": Command("db3d_nerfstudio.evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
+    "report": Command("db3d_nerfstudio.report", "ReportConfig", "all that a run has made, in one page"),
+    "export": Command("db3d_nerfstudio.export", "ExportConfig", "a textured mesh of a run, and a page that shows it"),
+    "turntable": Command("db3d_nerfstudio.turntable", "TurntableConfig", "a film of a run going round"),
 }
 
 
