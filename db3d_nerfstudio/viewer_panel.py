@@ -19,6 +19,7 @@ from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
 
+from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.phase_runner import PhaseRunner
 
 SECONDS_BETWEEN_UPDATES = 0.5
+START_BEHIND = 1.4
+"""Distance of the first view, in radii of the orbit."""
 TILE = 96
 """Side of the pictures in the sheets of the run folder, pixels."""
 NOTHING_YET = "*Not made yet.*"
@@ -132,14 +135,17 @@ class ViewerPanel(ViewerControl):
     # The scene.
 
     def _look_from_the_front(self) -> None:
-        """Begin where the first orbit camera is; viser's own start lies inside the object."""
+        """Begin behind the orbit's first cameras, and between two of them; viser's own start is inside the object."""
         orbit = self.viewer.pipeline.datamanager.config.dataparser
-        elevation, radius = math.radians(orbit.elevation), orbit.radius * VISER_NERFSTUDIO_SCALE_RATIO
+        start = orbit_cameras(
+            1, orbit.elevation + 5.0, START_BEHIND * orbit.radius, orbit.fov, 1, 180 / orbit.num_views
+        )
+        position = start[0].camera_to_worlds[0, :, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
 
         @self.viser_server.on_client_connect
         def _(client: viser.ClientHandle) -> None:
             client.camera.up_direction = (0.0, 0.0, 1.0)
-            client.camera.position = (radius * math.cos(elevation), 0.0, radius * math.sin(elevation))
+            client.camera.position = position
             client.camera.look_at = (0.0, 0.0, 0.0)
             client.camera.fov = math.radians(orbit.fov)
 
