@@ -60,17 +60,26 @@ class RandomStableDiffusion(StableDiffusionGuide):
 def time_stable_diffusion(device: str, guide: type[StableDiffusionGuide] = RandomStableDiffusion) -> None:
     """Print seconds and peak memory of a step of distillation, a LoRA step on one image, and a translation of one."""
     config = StableDiffusionGuideConfig(_target=guide, tuning="lora", gradient_checkpointing=True)
+    start = time.perf_counter(), time.process_time()
     model = config.setup(device=device)
     weights = sum(parameter.numel() for module in (model.unet, model.vae) for parameter in module.parameters())
     print(f"Stable Diffusion, {weights / 1e6:.0f} million random weights in {model.dtype}, {model.resolution} pixels")
     print("".ljust(34), "seconds".rjust(10), "CPU s".rjust(10), "peak GiB".rjust(10), sep="")
-    for name, work in (("weights", None), ("score distillation, one view", _distil), ("LoRA step, one image", _tune),
-                       ("img2img, strength 0.5 of 2 steps", _translate)):  # fmt: skip
-        wall, cpu = time.perf_counter(), time.process_time()
-        if work is not None:
-            work(model)
-        row = (time.perf_counter() - wall, time.process_time() - cpu, _peak(model.device))
-        print(name.ljust(34), *(f"{value:10.1f}" for value in row), sep="", flush=True)
+    _report("weights, drawn at random", start, model.device)
+    for name, work in {
+        "score distillation, one view": _distil,
+        "LoRA step, one image": _tune,
+        "img2img, one step of two": _translate,
+    }.items():
+        start = time.perf_counter(), time.process_time()
+        work(model)
+        _report(name, start, model.device)
+
+
+def _report(name: str, start: tuple[float, float], device: torch.device) -> None:
+    peak = _peak(device)
+    row = (time.perf_counter() - start[0], time.process_time() - start[1], peak)
+    print(name.ljust(34), *(f"{value:10.1f}" for value in row), sep="", flush=True)
 
 
 def _distil(guide: DiffusionGuide) -> None:

@@ -157,7 +157,11 @@ class FineTunes:
     @cached_property
     def photos(self) -> Float[Tensor, "n 3 h w"]:
         """The subject's photos at the guide's resolution."""
-        return load_photos(self._photos_folder, self.guide.resolution)
+        return self.photos_at(self.guide.resolution)
+
+    def photos_at(self, resolution: int) -> Float[Tensor, "n 3 h w"]:
+        """The subject's photos at a resolution in pixels."""
+        return load_photos(self._photos_folder, resolution)
 
     @property
     def photo_masks(self) -> Float[Tensor, "n 1 h w"] | None:

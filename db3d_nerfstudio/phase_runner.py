@@ -130,6 +130,7 @@ class PhaseRunner:
             with self._showing(initial):
                 renders = render(self.model, cameras)
             self.guide.load(full)
+            self._tune_details(path / "stage_2")
             bank = PromptBank(self.guide, self._stage_2_prompt, self.model.config.negative_prompt)
             text, uncond = bank.text(views), bank.uncond(views)
             generator = torch.Generator().manual_seed(self.seed)
@@ -148,6 +149,7 @@ class PhaseRunner:
                         steps=config.sample_steps,
                         generator=generator,
                     )
+                    result = self.guide.enlarge(result, text[part], uncond[part], generator)
                     made.append(result)
                     sheet = contact_sheet([self.fine_tunes.photos, renders[: part.stop], torch.cat(made)])
                     tensor_to_image(sheet).save(path / "contact_sheet.png")  # The viewer shows it as it grows.
@@ -159,6 +161,12 @@ class PhaseRunner:
             self.trainer.record.picture("Pseudo views", contact_sheet([renders, images]), self.trainer.step)
 
         return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
+
+    def _tune_details(self, path: Path) -> None:
+        """A further stage of the guide, if it has one, learns the subject before it enlarges pseudo views."""
+        photos, prompt = self.fine_tunes.photos_at, self.fine_tunes.subject.instance_prompt
+        with self.model.guide_context():
+            self.guide.tune_details(photos, prompt, self.config.dreambooth, self.seed, path)
 
     def _start_second_nerf(self) -> None:
         """The paper's final NeRF is a second one: fresh weights in the same parameters, and optimizers that forget."""

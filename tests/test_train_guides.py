@@ -47,12 +47,15 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
     "v": ("dreambooth3d", lambda path: tiny_stable_diffusion_folder(path, "v_prediction"), {"tuning": "lora"}),
     "sdxl": ("dreambooth3d_sdxl", tiny_sdxl_folder, {}),
     "if": ("dreambooth3d_if", tiny_if_folder, {}),
+    "if, two stages": ("dreambooth3d_if", tiny_if_folder, {"stage_2": "model_2", "stage_2_steps": 2}),
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
     preset, build, guide = FAMILIES[family]
+    if "stage_2" in guide:
+        guide = {**guide, "stage_2": str(tiny_if_folder(tmp_path / guide["stage_2"], stage=2))}
     config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out", **guide)
     main(config)
     (run,) = (tmp_path / "out").glob("*/*/*/config.yml")
@@ -60,6 +63,7 @@ def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
         losses = json.loads((run.parent / "dreambooth" / name / "losses.json").read_text())
         assert len(losses) == steps and all(map(math.isfinite, losses))
     assert len(list((run.parent / "pseudo_views" / "images").iterdir())) == VIEWS
+    assert (run.parent / "pseudo_views" / "stage_2").is_dir() == ("stage_2" in guide)
     (checkpoint,) = (run.parent / "nerfstudio_models").iterdir()
     state = torch.load(checkpoint, weights_only=True)
     assert state["step"] == 9 and all(value.isfinite().all() for value in state["pipeline"].values())

@@ -65,9 +65,12 @@ def tiny_sdxl_folder(path: Path) -> Path:
     return path
 
 
-def tiny_if_folder(path: Path) -> Path:
-    """A random DeepFloyd IF stage I of 16 pixels: T5, attention with added keys, a learned variance, thresholding."""
-    from diffusers import DDPMScheduler, IFPipeline, UNet2DConditionModel
+def tiny_if_folder(path: Path, stage: int = 1) -> Path:
+    """A random DeepFloyd IF of 16 pixels: T5, attention with added keys, a learned variance, thresholding.
+
+    Stage 2 makes images of 32 pixels of smaller ones.
+    """
+    from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -84,9 +87,10 @@ def tiny_if_folder(path: Path) -> Path:
             T5Config(vocab_size=len(tokens), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
         )
         unet = UNet2DConditionModel(
-            sample_size=16,
-            in_channels=3,
+            sample_size=16 * stage,
+            in_channels=3 * stage,
             out_channels=6,
+            class_embed_type="timestep" if stage == 2 else None,
             block_out_channels=(32, 64),
             layers_per_block=1,
             down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
@@ -108,7 +112,13 @@ def tiny_if_folder(path: Path) -> Path:
         dynamic_thresholding_ratio=0.95,
         sample_max_value=1.5,
     )
-    IFPipeline(tokenizer, text_encoder, unet, scheduler, None, None, None, False).save_pretrained(path)
+    rest = (None, None, None, False)
+    if stage == 2:
+        noising = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+        pipeline = IFSuperResolutionPipeline(tokenizer, text_encoder, unet, scheduler, noising, *rest)
+    else:
+        pipeline = IFPipeline(tokenizer, text_encoder, unet, scheduler, *rest)
+    pipeline.save_pretrained(path)
     return path
 
 
