@@ -168,3 +168,12 @@ def test_seeds_are_averaged_before_subjects():
     assert report.margins(records, ["x", "y"])["score"]["y"].mean == 0.25, "on subject a, the only one that both have"
     assert report.markdown_table(summary, ["x", "y"]).splitlines()[0] == "| metric | x | y |"
     assert report.markdown_table(summary, ["x", "y"]).splitlines()[2].endswith("| 0.250 |")
+
+
+@pytest.mark.parametrize(
+    ("metric", "arrow"),
+    [("judge r_precision", "↑"), ("janus_rate", "↓"), ("mesh chamfer", "↓"), ("psnr", "↑"), ("judge i ceiling", ""),
+     ("mesh turn", ""), ("over_saturation", "")],
+)  # fmt: skip
+def test_metrics_say_which_way_is_better(metric, arrow):
+    assert report.direction(metric) == arrow

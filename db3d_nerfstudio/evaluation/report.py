@@ -60,8 +60,17 @@ def markdown_table(table: dict[str, dict[str, Estimate]], methods: Sequence[str]
     """A row for every metric, a column for every method."""
     lines = [f"| metric | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
     for metric, row in table.items():
-        lines.append(f"| {metric} | {' | '.join(str(row[method]) if method in row else '' for method in methods)} |")
+        cells = [str(row[method]) if method in row else "" for method in methods]
+        lines.append(f"| {metric} {direction(metric)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def direction(metric: str) -> str:
+    """Which way a metric is better: an arrow, or nothing for what has no better, as a ceiling or a turn."""
+    name = metric.removeprefix("mesh ")
+    if name.endswith("ceiling") or name in ("turn", "scale", "faces", "over_saturation"):
+        return ""
+    return "↓" if name.endswith("janus_rate") or name in ("lpips", "chamfer") else "↑"
 
 
 def data_uri(path: Path) -> str | None:
@@ -103,6 +112,7 @@ def write_report(
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(
         methods=methods,
+        direction=direction,
         summary=summary,
         differences=differences,
         failures=failures,
