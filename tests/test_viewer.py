@@ -40,7 +40,10 @@ def start_browser():
     flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
     for flag in [*flags.split(), "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1200,900"]:
         options.add_argument(flag)
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser.set_page_load_timeout(PATIENCE)
+    browser.set_script_timeout(PATIENCE)
+    return browser
 
 
 class Page:
