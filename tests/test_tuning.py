@@ -14,7 +14,7 @@ from torch import Tensor
 from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.adapters import ADAPTER_FILE
-from db3d_nerfstudio.guides.record import RECORD_FILE
+from db3d_nerfstudio.guides.record import RECORD_FILE, read_record
 from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 from db3d_nerfstudio.guides.textual_inversion import EMBEDDING_FILE
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
@@ -138,6 +138,13 @@ def test_fine_tune_of_another_base_is_refused(model: Path, tmp_path: Path) -> No
 
     (tmp_path / "lora" / RECORD_FILE).unlink()  # A folder of another tool: its adapter fits.
     guided(model, tuning="lora").load(tmp_path / "lora")
+
+
+def test_record_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    assert read_record(tmp_path) is None
+    (tmp_path / RECORD_FILE).write_text("{")
+    with pytest.raises(UserError, match=rf"{RECORD_FILE} cannot be read.*delete it"):
+        read_record(tmp_path)
 
 
 def test_the_same_base_in_another_precision_is_no_other_base(model: Path, tmp_path: Path) -> None:
