@@ -9,6 +9,5 @@ config = make_config()
 config.method_name = "dreambooth3d-if"
 config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
 config.pipeline.model.guidance_scale = 20.0
-config.pipeline.datamanager.resolution = 64
 
 method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, a model of pixels like the paper's.")
