@@ -35,7 +35,7 @@ class BenchmarkConfig:
     methods: tuple[str, ...] = ("dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox")
     """What to compare. The others are compared with the first."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
-    """Kinds of toys, none of which has been in any training set."""
+    """Kinds of toys; the toys themselves have been in no training set."""
     toys_per_class: int = 1
     """Toys of each kind."""
     first_toy: int = FIRST_TOY
