@@ -112,7 +112,7 @@ class ViewerPanel(ViewerControl):
     def _show_photos(self, folder: Path | None) -> None:
         if folder is not None and folder.is_dir():
             photos = [load_photo(path, TILE) for path in photo_paths(folder)]
-            self._pictures["Photos"].content = as_markdown(tiled(photos, columns=4), "photos")
+            self._pictures["Photos"].content = as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
 
     def _show_pictures(self) -> None:
         """Show the newest sheets of samples and pseudo views, the latter while they are being made."""
