@@ -87,7 +87,8 @@ class PhaseRunner:
 
     def enter(self, phase: Phase, step: int) -> None:
         """Find or make everything that the phase builds on, and hand it to the model and the data manager."""
-        self._check_guide()
+        with self.model.guide_context():  # Loading takes long, and the viewer need not wait for it.
+            self._check_guide()
         if phase.name == "initial":
             announce("Stage 1/3 initial: DreamBooth on the photos (partial), then the initial NeRF")
             self._use(self.fine_tunes.partial())
