@@ -75,12 +75,10 @@ def try_lock(run: Path) -> bool:
 def next_commands(run: Path) -> list[tuple[str, str]]:
     """What to do with a finished run: commands that work without a guide and without a GPU."""
     config = f"--load-config {run / 'config.yml'}"
-    mesh = "--downscale-factor 1 --resolution 128 --texture-method tsdf"
-    video = "--pose-source train --interpolation-steps 6 --downscale-factor 0.25 --rendered-output-names rgb"
     return [
         ("look at it", f"ns-viewer {config}"),
-        ("a mesh", f"ns-export tsdf {config} --output-dir {run / 'mesh'} {mesh}"),
-        ("a turntable", f"ns-render interpolate {config} --output-path {run / 'turntable.mp4'} {video}"),
+        ("a mesh", f"db3d export {run}"),
+        ("a turntable", f"db3d turntable {run}"),
         ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
         ("the initial NeRF", f"ns-viewer --load-config {run / 'initial' / 'config.yml'}"),
         ("all in one page", f"open {run / 'report.html'}"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from db3d_nerfstudio.cli import COMMANDS
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
@@ -217,5 +218,10 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(trainer, monkeypatch):
 
 def test_what_next_names_the_run(tmp_path):
     commands = next_commands(tmp_path)
-    assert {line.split()[0] for _, line in commands} >= {"ns-viewer", "ns-export", "ns-render", "ns-eval"}
+    assert {line.split()[0] for _, line in commands} >= {"ns-viewer", "db3d", "ns-eval"}
+    assert (
+        {"export", "turntable"}
+        <= {line.split()[1] for _, line in commands if line.startswith("db3d")}
+        <= COMMANDS.keys()
+    )
     assert all(str(tmp_path) in line for _, line in commands)
