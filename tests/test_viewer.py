@@ -37,8 +37,11 @@ def start_browser():
 
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    flags = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    for flag in [*flags.split(), "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--window-size=1200,900"]:
+    flags = """
+        --headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update
+        --use-angle=swiftshader --enable-unsafe-swiftshader --disable-dev-shm-usage --window-size=1200,900
+    """
+    for flag in flags.split():
         options.add_argument(flag)
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
     browser.set_page_load_timeout(PATIENCE)
