@@ -18,11 +18,11 @@ def pictures(tmp_path_factory):
 
 
 def run(trainer: train.Trainer, pictures, steps: int) -> list[float]:
-    tokens, empty = train.tokenize(pictures), torch.zeros(network.MAX_TOKENS, dtype=torch.long)
+    tokens = train.tokenize(pictures)
     losses = []
     for _ in range(steps):
         torch.manual_seed(trainer.step)
-        losses.append(trainer.train_step(*train.draw_batch(pictures, tokens, empty, trainer.config)[:2]))
+        losses.append(trainer.train_step(*train.draw_batch(pictures, tokens, trainer.config.batch_size)[:2]))
     return losses
 
 
@@ -97,10 +97,10 @@ def test_a_step_of_muon_has_the_same_length_whatever_the_gradients_scale():
     assert moved[0].norm() == pytest.approx(0.1 * 8**0.5, rel=0.2)  # Eight singular values of about 0.1.
 
 
-def test_captions_are_dropped_for_guidance(pictures):
-    tokens, empty = train.tokenize(pictures), torch.full((network.MAX_TOKENS,), -7)
-    config = train.TrainConfig(batch_size=400, unconditional=0.25)
-    chosen = train.draw_batch(pictures, tokens, empty, config)[1]
+def test_captions_are_dropped_for_guidance():
+    captions, empty = torch.zeros(400, 5, dtype=torch.long), torch.full((5,), -7)
+    chosen = train.drop_captions(captions, empty, 0.25)
+    assert ((chosen == -7).all(1) | (chosen == 0).all(1)).all()
     assert 0.15 < (chosen == -7).all(1).float().mean() < 0.35
 
 
@@ -179,3 +179,13 @@ def test_a_release_is_what_was_trained_at_half_precision(tmp_path):
     rgb = torch.rand(2, 3, 64, 64)
     loaded = load_judge(tmp_path / "weights" / "judge" / "model.safetensors")
     torch.testing.assert_close(loaded.look(rgb).embedding, judge.look(rgb).embedding, atol=5e-3, rtol=0)
+
+
+def test_the_judge_is_trained_measured_and_saved(tmp_path, monkeypatch, capsys):
+    held_out = dataset.DatasetConfig(tmp_path, 2, 2, 2, first_seed=train_judge.FIRST_HELD_OUT_SEED, workers=1)
+    monkeypatch.setattr(train_judge, "DatasetConfig", lambda *args, **kwargs: held_out)
+    data = dataset.DatasetConfig(tmp_path, 2, 2, 2, first_seed=train_judge.FIRST_JUDGE_SEED, workers=1)
+    config = train_judge.TrainJudgeConfig(tmp_path / "judge", data, num_images=16, batch_size=4, dtype="bfloat16")
+    train_judge.main(config)
+    assert "'view':" in capsys.readouterr().out
+    load_judge(tmp_path / "judge" / "model.safetensors").look(torch.rand(1, 3, 64, 64))

@@ -182,15 +182,23 @@ def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
     return ids.reshape(len(pictures.captions), CAPTIONS_PER_IMAGE, -1)
 
 
-def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], empty: Int[Tensor, " w"], config: TrainConfig):
-    """Random images, mirrored half of the time (no caption says left or right), each with one of its captions."""
-    indices = torch.randint(len(tokens), (config.batch_size,))
+def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int):
+    """Random images, mirrored half of the time (no caption says left or right), each with one of its captions.
+
+    Returns:
+        Images in [-1, 1], token ids of the captions, and which images they are.
+    """
+    indices = torch.randint(len(tokens), (batch_size,))
     images = torch.from_numpy(pictures.images[indices.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
     mirrored = torch.rand(len(images)) < 0.5
     images[mirrored] = images[mirrored].flip(-1)
     chosen = tokens[indices, torch.randint(tokens.shape[1], (len(images),))]
-    chosen[torch.rand(len(images)) < config.unconditional] = empty
     return images, chosen, indices
+
+
+def drop_captions(tokens: Int[Tensor, "b n"], empty: Int[Tensor, " n"], share: float) -> Int[Tensor, "b n"]:
+    """The captions, a share of them replaced by the empty one."""
+    return torch.where(torch.rand(len(tokens), 1) < share, empty, tokens)
 
 
 def say_toy(tokens: Int[Tensor, "b n"], share: float) -> Int[Tensor, "b n"]:
@@ -236,8 +244,9 @@ def main(config: TrainConfig) -> None:
         task = progress.add_task("Training the guide", total=trainer.num_steps, completed=trainer.step, status="")
         while trainer.step < trainer.num_steps:
             torch.manual_seed((config.seed << 32) + trainer.step)  # A resumed run draws what the unbroken one would.
-            images, captions, _ = draw_batch(pictures, tokens, empty, config)
-            losses.append(trainer.train_step(images, say_toy(captions, config.generic)))
+            images, captions, _ = draw_batch(pictures, tokens, config.batch_size)
+            captions = drop_captions(say_toy(captions, config.generic), empty, config.unconditional)
+            losses.append(trainer.train_step(images, captions))
             if trainer.step % 100 == 0:
                 status = f"{trainer.step * config.batch_size / 1000:.0f}k images, loss {sum(losses) / len(losses):.4f}"
                 progress.update(task, completed=trainer.step, status=status)

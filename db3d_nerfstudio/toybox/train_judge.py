@@ -31,8 +31,6 @@ class TrainJudgeConfig:
     """Images a step."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate in one cycle."""
-    unconditional: float = 0.0
-    """Share of images paired with an empty caption."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the judge's activations in training (see `TrainConfig.dtype`)."""
     seed: int = 0
@@ -60,12 +58,12 @@ def main(config: TrainJudgeConfig) -> None:
     torch.manual_seed(config.seed)
     pictures = load_dataset(make_dataset(config.data))
     tokens, labels = tokenize(pictures), torch.from_numpy(pictures.labels)
-    judge, empty = Judge().to(memory_format=torch.channels_last), torch.zeros(tokens.shape[-1], dtype=torch.long)
+    judge = Judge().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=config.learning_rate, weight_decay=0.05)
     steps = config.num_images // config.batch_size
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, total_steps=steps, pct_start=0.1)
     for _ in track(range(steps), "Training the judge"):
-        images, captions, indices = draw_batch(pictures, tokens, empty, config)
+        images, captions, indices = draw_batch(pictures, tokens, config.batch_size)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
             loss = judge.loss(images / 2 + 0.5, captions, labels[indices])
         optimizer.zero_grad()
@@ -73,6 +71,7 @@ def main(config: TrainJudgeConfig) -> None:
         optimizer.step()
         schedule.step()
     config.output.mkdir(parents=True, exist_ok=True)
+    judge.to(memory_format=torch.contiguous_format)  # As safetensors wants it.
     save_file(judge.state_dict(), config.output / "model.safetensors")
     held_out = DatasetConfig(config.data.root, num_subjects=500, first_seed=FIRST_HELD_OUT_SEED)
     print({name: round(value, 4) for name, value in
