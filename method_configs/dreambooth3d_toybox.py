@@ -15,8 +15,8 @@ config.pipeline.phases.pseudo_views.guidance_scale = 4.0
 config.pipeline.phases.pseudo_views.sample_steps = 25
 config.pipeline.phases.dreambooth.num_class_images = 32
 config.pipeline.phases.dreambooth.class_sample_steps = 20
-# At 64 x 64 pixels shapes and colours shine through all but the highest noise: begun lower, a chair stays a cube without
-# legs, and at a strength of 0.5 pseudo views keep the render's colours.
+# At 64 x 64 pixels shapes and colours shine through all but the highest noise: begun lower, a chair stays a cube
+# without legs, and at a strength of 0.5 pseudo views keep the render's colours.
 config.pipeline.phases.pseudo_views.strength = 0.8
 config.pipeline.model.t_range_start = (0.7, 0.98)
 config.pipeline.model.t_range_end = (0.02, 0.4)
