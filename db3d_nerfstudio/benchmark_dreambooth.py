@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from db3d_nerfstudio.dreambooth import DreamBoothConfig, Progress, finetune
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, Progress, finetune
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths, tensor_to_image
 from db3d_nerfstudio.toybox.examples import default_subject
@@ -98,7 +98,16 @@ def _finetune(
 ) -> None:
     images, others = load_photos(photos, guide.resolution), load_photos(class_folder, guide.resolution)
     prompts, config = [INSTANCE] * len(images), DreamBoothConfig(batch_size=batch_size)
-    finetune(guide, images, prompts, others, CLASS, steps=steps, config=config, seed=0, progress=progress)
+    finetune(
+        guide,
+        images,
+        prompts,
+        Prior(others, [CLASS] * len(others)),
+        steps=steps,
+        config=config,
+        seed=0,
+        progress=progress,
+    )
 
 
 class Examples(Dataset):

@@ -9,16 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from db3d_nerfstudio.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.prompts import direction_names
 from db3d_nerfstudio.translate import sample
 
 MANIFEST = "manifest.json"
+
+
+def class_prompts(guide: DiffusionGuide, prompt: str, config: DreamBoothConfig) -> list[str]:
+    """The prompt of every image of the class."""
+    if not config.class_views:
+        return [prompt] * config.num_class_images
+    sides = list(dict.fromkeys(direction_names(guide.tells_sides)))
+    return [f"{prompt}, {sides[i % len(sides)]} view" for i in range(config.num_class_images)]
 
 
 def class_images(
@@ -28,17 +35,17 @@ def class_images(
     path: Path,
     progress: Callable[[int], None] | None = None,
     batch_size: int = 8,
-) -> Float[Tensor, "m 3 h w"]:
+) -> Prior:
     """Images of the class, made by the guide's base model (to which this returns the guide), kept in the folder `path`.
 
-    They are made again if the folder's manifest tells of another model, prompt, number, seed or sampler.
+    They are made again if the folder's manifest tells of another model, prompts, number, seed or sampler.
     `progress` is called with the number of images made so far.
     """
     guide.load(None)
+    prompts = class_prompts(guide, prompt, config)
     manifest = {
         "model": guide.fingerprint(),
-        "prompt": prompt,
-        "number": config.num_class_images,
+        "prompts": prompts,
         "seed": config.class_seed,
         "sampler": {"name": "ddim", "steps": config.class_sample_steps, "guidance_scale": config.class_guidance_scale},
     }
@@ -46,12 +53,13 @@ def class_images(
         unfinished = path.with_name(path.name + ".tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _sample_into(unfinished, guide, prompt, config, batch_size, progress)
+        _sample_into(unfinished, guide, prompts, config, batch_size, progress)
         (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
         shutil.rmtree(path, ignore_errors=True)
         os.replace(unfinished, path)
     files = sorted(path.glob("*.png"))
-    return torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files]).to(guide.device)
+    images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files])
+    return Prior(images.to(guide.device), prompts)
 
 
 def _made_by(path: Path, manifest: dict) -> bool:
@@ -62,21 +70,20 @@ def _made_by(path: Path, manifest: dict) -> bool:
 def _sample_into(
     folder: Path,
     guide: DiffusionGuide,
-    prompt: str,
+    prompts: list[str],
     config: DreamBoothConfig,
     batch_size: int,
     progress: Callable[[int], None] | None,
 ) -> None:
-    with torch.no_grad():
-        text, uncond = guide.embed([prompt, ""]).split(1)
     generator = torch.Generator().manual_seed(config.class_seed)
     made = 0
-    while made < config.num_class_images:
-        num = min(batch_size, config.num_class_images - made)
+    while made < len(prompts):
+        with torch.no_grad():
+            text = guide.embed([*prompts[made : made + batch_size], ""])
         images = sample(
             guide,
-            text.expand(num, -1, -1),
-            uncond.expand(num, -1, -1),
+            text[:-1],
+            text[-1:].expand_as(text[:-1]),
             steps=config.class_sample_steps,
             guidance_scale=config.class_guidance_scale,
             generator=generator,

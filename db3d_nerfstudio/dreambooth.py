@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -56,12 +56,22 @@ class DreamBoothConfig:
     """Captions name the side that a photo's file name names (`2_back.jpg`: ", back view")."""
     num_class_images: int = 64
     """How many images of the class the untouched guide makes."""
+    class_views: bool = False
+    """Images of the class show it from all sides, and their captions say from which: without, the words for sides lose
+    their meaning for the subject as its photos, which show few sides, are learned."""
     class_sample_steps: int = 25
     """DDIM steps for each image of the class."""
     class_guidance_scale: float = 4.0
     """Guidance scale for the images of the class: high values make them all alike, which is no prior to preserve."""
     class_seed: int = 0
     """Seed of the images of the class."""
+
+
+class Prior(NamedTuple):
+    """Images of the class and their prompts: what the untouched guide knows, to be preserved."""
+
+    images: Float[Tensor, "m 3 h w"]
+    prompts: list[str]
 
 
 def noise_weights(
@@ -117,8 +127,7 @@ def finetune(
     guide: DiffusionGuide,
     images: Float[Tensor, "n 3 h w"],
     prompts: list[str],
-    class_images: Float[Tensor, "m 3 h2 w2"] | None,
-    class_prompt: str,
+    prior: Prior | None,
     *,
     steps: int,
     config: DreamBoothConfig,
@@ -130,7 +139,7 @@ def finetune(
 
     Args:
         prompts: One per image.
-        class_images: What `class_images()` made; None only if `needs_prior` says so.
+        prior: What `class_images()` made; None only if `needs_prior` says so.
         masks: 1 where the images show the subject; None for everywhere.
         progress: Called after every iteration with the number done and its loss.
     """
@@ -138,11 +147,11 @@ def finetune(
         raise ValueError(f"Every image needs its prompt: {len(images)} images, {len(prompts)} prompts.")
     groups = [_Examples(guide, images, prompts, masks)]
     if needs_prior(guide, config):
-        if class_images is None:
+        if prior is None:
             raise ValueError(
                 "Prior preservation needs class images: make them with class_images(), or set prior_weight to 0."
             )
-        groups.append(_Examples(guide, class_images, [class_prompt] * len(class_images), None))
+        groups.append(_Examples(guide, prior.images, prior.prompts, None))
     text = _Captions(guide, sorted({prompt for group in groups for prompt in group.prompts}))
 
     parameters = guide.parameters()

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.class_images import class_images
-from db3d_nerfstudio.dreambooth import finetune, needs_prior, save_checked
+from db3d_nerfstudio.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.phases import PhasesConfig
 from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
 from db3d_nerfstudio.progress import CLASS_IMAGES, tuning
-from db3d_nerfstudio.prompts import VIEW_NAMES, Subject, parse_subject, view_prompts, view_weights
+from db3d_nerfstudio.prompts import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.pseudo_views import load_pseudo_views
 from db3d_nerfstudio.samples import FILE as SAMPLES
 from db3d_nerfstudio.samples import sample_sheet
@@ -85,8 +85,7 @@ class FineTunes:
             recipe: How they were made.
         """
         _, views = self.trainer.pipeline.datamanager.config.dataparser.orbit()
-        named = view_prompts(prompt)
-        sides = [named[VIEW_NAMES[i]] for i in view_weights(views, interpolate=False).argmax(-1).tolist()]
+        sides = nearest_prompts(prompt, views, self.guide.tells_sides)
         images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
         prompts = self._photo_prompts + sides
         return self._finetuned(
@@ -118,7 +117,6 @@ class FineTunes:
                     images,
                     prompts,
                     prior,
-                    self.subject.class_prompt,
                     steps=steps,
                     config=self.config.dreambooth,
                     seed=self.seed,
@@ -175,7 +173,7 @@ class FineTunes:
         return photo_captions(self._photos_folder, self.subject.instance_prompt, config.view_words)
 
     @cached_property
-    def class_images(self) -> Float[Tensor, "m 3 h w"]:
+    def class_images(self) -> Prior:
         """Samples of the class by the guide as it came, for prior preservation."""
         folder, config = self.workspace.root / "class_images", self.config.dreambooth
         with guide_task(self.trainer, CLASS_IMAGES) as progress:

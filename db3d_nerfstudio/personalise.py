@@ -19,7 +19,7 @@ import torch
 
 from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.draw import BATCH, draw
-from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, needs_prior, save_checked
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.choice import GuideChoice
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
@@ -138,7 +138,6 @@ class Personaliser:
                 load_photos(self.data, guide.resolution),
                 self._captions,
                 prior,
-                self.subject.class_prompt,
                 steps=config.steps,
                 config=config.dreambooth,
                 seed=config.seed,
@@ -151,7 +150,7 @@ class Personaliser:
         )
         (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
 
-    def _class_images(self) -> torch.Tensor:
+    def _class_images(self) -> Prior:
         folder = self.workspace.root / "class_images"
         with self.progress.during(CLASS_IMAGES) as update:
             return class_images(self.guide, self.subject.class_prompt, self.config.dreambooth, folder, update)

@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.cameras import Views
 
 VIEW_NAMES = ("front", "side", "back", "overhead")
+DIRECTIONS = (
+    "front",
+    "front left",
+    "left side",
+    "back left",
+    "back",
+    "back right",
+    "right side",
+    "front right",
+)
+"""The sides that a guide knows which tells left from right, every 45 degrees of azimuth; left is the subject's own."""
 OVERHEAD_ELEVATION = 60.0
 """Elevation in degrees above which a view is called overhead (2209.14988, section 3.2)."""
 OVERHEAD_BLEND = 15.0
@@ -85,21 +96,46 @@ def view_prompts(prompt: str) -> dict[str, str]:
     return {view: f"{prompt}, {view} view" for view in VIEW_NAMES}
 
 
-def view_weights(views: Views, interpolate: bool) -> Float[Tensor, "b 4"]:
-    """How much of each view's prompt a camera is given; columns as in `VIEW_NAMES`, rows sum to 1.
+def direction_names(sided: bool) -> list[str]:
+    """What the sides are called, from eye level and then from overhead, each in steps of azimuth from the front on."""
+    if sided:
+        return [*DIRECTIONS, *(f"overhead {name}" for name in DIRECTIONS)]
+    return ["front", "side", "back", "side", *["overhead"] * 4]
 
-    The nearest one: overhead above 60 degrees, else front within 45 degrees of azimuth 0, back within 45 of 180, else
-    side. Interpolated: linear in azimuth between front (0), side (90) and back (180), in elevation between 45 and 75.
+
+def direction_weights(views: Views, interpolate: bool, sided: bool) -> Float[Tensor, "b n"]:
+    """How much of each direction's prompt a camera is given; columns as in `direction_names`, rows sum to 1.
+
+    The nearest one: overhead above 60 degrees of elevation, and of four or eight steps of azimuth the nearest.
+    Interpolated: linear in azimuth between neighbouring steps, in elevation between 45 and 75 degrees.
     """
-    turned = ((views.azimuth + 180) % 360 - 180).abs()
+    num = len(direction_names(sided)) // 2
+    steps = views.azimuth * (num / 360)
     if interpolate:
         overhead = ((views.elevation - OVERHEAD_ELEVATION) / (2 * OVERHEAD_BLEND) + 0.5).clamp(0, 1)
-        front, back = (1 - turned / 90).clamp(min=0), (turned / 90 - 1).clamp(min=0)
+        lower = steps.floor()
     else:
         overhead = (views.elevation > OVERHEAD_ELEVATION).float()
-        front, back = (turned <= 45).float(), (turned >= 135).float()
-    around = torch.stack([front, 1 - front - back, back], dim=-1)
-    return torch.cat([around * (1 - overhead[:, None]), overhead[:, None]], dim=-1)
+        lower = steps = steps.round()
+    around = torch.zeros(len(steps), num, device=steps.device)
+    for index, share in ((lower, 1 - (steps - lower)), (lower + 1, steps - lower)):
+        around.scatter_add_(1, (index.long() % num)[:, None], share[:, None])
+    return torch.cat([around * (1 - overhead[:, None]), around * overhead[:, None]], dim=-1)
+
+
+def view_weights(views: Views, interpolate: bool) -> Float[Tensor, "b 4"]:
+    """`direction_weights` of the names that every guide knows; columns as in `VIEW_NAMES`."""
+    front, left, back, right, *overhead = direction_weights(views, interpolate, sided=False).unbind(-1)
+    return torch.stack([front, left + right, back, sum(overhead)], dim=-1)
+
+
+def nearest_prompts(prompt: str, views: Views, sided: bool) -> list[str]:
+    """The prompt with what the view of each camera is called."""
+    names = direction_names(sided)
+    return [
+        f"{prompt}, {names[i]} view"
+        for i in direction_weights(views, interpolate=False, sided=sided).argmax(-1).tolist()
+    ]
 
 
 def away_weights(views: Views) -> Float[Tensor, "b 2"]:
@@ -123,21 +159,26 @@ class PromptBank:
     def __init__(self, guide: DiffusionGuide, prompt: str, negative_prompt: str = "") -> None:
         """Args: `negative_prompt` takes the place of the empty prompt as what guidance leads away from."""
         self._guide = guide
-        embeddings = guide.embed([*view_prompts(prompt).values(), negative_prompt])
-        self._views, self._uncond = embeddings[:-1], embeddings[-1:]
+        directions = [f"{prompt}, {name} view" for name in direction_names(guide.tells_sides)]
+        sides = [f"{prompt}, {name} view" for name in ("front", "side")]
+        unique = list(dict.fromkeys([*directions, *sides, negative_prompt]))
+        embeddings = dict(zip(unique, guide.embed(unique), strict=True))
+        self._directions = torch.stack([embeddings[text] for text in directions])
+        self._front_and_side = torch.stack([embeddings[text] for text in sides])
+        self._uncond = embeddings[negative_prompt][None]
 
     def text(self, views: Views, interpolate: bool = False) -> Float[Tensor, "b n d"]:
         """The embedding that goes with each camera."""
-        weights = view_weights(views, interpolate).to(self._views.device)
-        return self._guide.add_cameras(torch.einsum("bv,vnd->bnd", weights, self._views), views)
+        weights = direction_weights(views, interpolate, self._guide.tells_sides).to(self._directions.device)
+        return self._guide.add_cameras(torch.einsum("bv,vnd->bnd", weights, self._directions), views)
 
     def away(self, views: Views, strength: float) -> Away | None:
         """The views that guidance shall keep away from for each camera (`away_weights`); None at strength 0."""
         if strength == 0:
             return None
-        front_and_side = self._views[:2].expand(len(views.azimuth), -1, -1, -1)
+        front_and_side = self._front_and_side.expand(len(views.azimuth), -1, -1, -1)
         text = [self._guide.add_cameras(view, views) for view in front_and_side.unbind(1)]
-        return Away(torch.stack(text, 1), strength * away_weights(views).to(self._views.device))
+        return Away(torch.stack(text, 1), strength * away_weights(views).to(self._directions.device))
 
     def uncond(self, views: Views) -> Float[Tensor, "b n d"]:
         """The embedding of the negative prompt, once for each camera."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_toybox_folder
+from tiny import WORDS, tiny_toybox_folder
 from torch import Tensor
 
 from db3d_nerfstudio.class_images import MANIFEST, class_images
@@ -33,7 +33,7 @@ def sampled(
 ) -> tuple[Tensor, int]:
     """The class images, and how many of them had to be made."""
     made = [0]
-    return class_images(guide, prompt, config, path, progress=made.append), made[-1]
+    return class_images(guide, prompt, config, path, progress=made.append).images, made[-1]
 
 
 def test_class_images_are_made_once(toybox: ToyboxGuide, tmp_path: Path) -> None:
@@ -62,6 +62,21 @@ def test_class_images_are_made_again_for_another_prompt_or_model(toybox: ToyboxG
     manifest = json.loads((tmp_path / "class" / MANIFEST).read_text())
     (tmp_path / "class" / MANIFEST).write_text(json.dumps(manifest | {"model": "another"}))
     assert sampled(toybox, tmp_path / "class", prompt="a photo of a duck")[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "sides"),
+    [
+        ((), ["front", "side", "back", "overhead", "front"]),
+        (("left", "right"), ["front", "front left", "left side", "back left", "back"]),
+    ],
+)
+def test_class_images_show_all_sides_and_say_so(tmp_path: Path, words: tuple[str, ...], sides: list[str]) -> None:
+    guide = ToyboxGuideConfig(model=tiny_toybox_folder(tmp_path / "toybox", (*WORDS, *words))).setup()
+    config = replace(QUICK, class_views=True, num_class_images=5)
+    images, prompts = class_images(guide, CLASS, config, tmp_path / "class")
+    assert prompts == [f"{CLASS}, {side} view" for side in sides]
+    assert not torch.equal(images[:3], sampled(guide, tmp_path / "plain")[0])
 
 
 def test_class_images_come_from_the_base_model(toybox: ToyboxGuide, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from tiny import GaussianGuide, GaussianGuideConfig, tiny_toybox_folder
 from torch import Tensor
 
-from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, noise_weights, save_checked
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, finetune, noise_weights, save_checked
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
@@ -38,7 +38,7 @@ def images(value: float, num: int = 2, resolution: int = 16) -> Tensor:
 def tune(
     guide: DiffusionGuide, config: DreamBoothConfig = QUICK, steps: int = 3, seed: int = 0, **changes
 ) -> list[float]:
-    arguments = {"images": images(0.9), "prompts": [SUBJECT] * 2, "class_images": images(0.5), "class_prompt": CLASS}
+    arguments = {"images": images(0.9), "prompts": [SUBJECT] * 2, "prior": Prior(images(0.5), [CLASS] * 2)}
     return finetune(guide, **{**arguments, **changes}, steps=steps, config=config, seed=seed)
 
 
@@ -153,7 +153,7 @@ def test_each_image_goes_with_its_prompt() -> None:
     guide = GaussianGuideConfig(means={"dark": 0.1, "bright": 0.9}, std=0.0, resolution=4).setup()
     exact = torch.tensor([0.1, 0.9])[:, None, None, None].expand(2, 3, 4, 4)
     config = DreamBoothConfig(prior_weight=0.0, batch_size=8)
-    arguments = {"images": exact, "class_images": None, "config": config, "steps": 1}
+    arguments = {"images": exact, "prior": None, "config": config, "steps": 1}
     assert max(tune(guide, prompts=["dark", "bright"], **arguments)) < 1e-6
     assert min(tune(guide, prompts=["bright", "dark"], **arguments)) > 0.1
 
@@ -166,9 +166,9 @@ def test_progress_is_told_after_every_iteration() -> None:
 
 def test_class_images_are_needed_only_with_a_prior() -> None:
     guide = gaussian_guide()
-    tune(guide, replace(QUICK, prior_weight=0.0), class_images=None)
+    tune(guide, replace(QUICK, prior_weight=0.0), prior=None)
     with pytest.raises(ValueError, match="class_images.*prior_weight"):
-        tune(guide, class_images=None)
+        tune(guide, prior=None)
 
 
 def test_every_image_needs_its_prompt() -> None:
@@ -211,7 +211,7 @@ def test_only_what_the_mask_shows_is_learned() -> None:
     config, shifts = DreamBoothConfig(prior_weight=0.0), []
     for seen in (None, masks):
         guide = gaussian_guide()
-        tune(guide, config, steps=150, images=photos, class_images=None, masks=seen)
+        tune(guide, config, steps=150, images=photos, prior=None, masks=seen)
         shifts.append(guide.shift.item())
     assert shifts[0] < 0 and shifts[1] == pytest.approx(0.4, abs=0.03)
 

@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_stable_diffusion_folder
 from torch import Tensor
 
-from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune
+from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, finetune
 from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 
 SUBJECT, CLASS, BATCH, SEED = "a sks dog", "a dog", 3, 7
@@ -63,7 +63,9 @@ def test_first_loss_of_a_fine_tuning_is_the_published_one(
         learning_rate=0.0, batch_size=BATCH, snr_gamma=gamma, prior_weight=prior, prior_snr_gamma=None
     )
     subject, others = photos(0.8), photos(0.3)
-    (ours,) = finetune(guide, subject, [SUBJECT] * 2, others, CLASS, steps=1, config=config, seed=SEED)
+    (ours,) = finetune(
+        guide, subject, [SUBJECT] * 2, Prior(others, [CLASS] * len(others)), steps=1, config=config, seed=SEED
+    )
 
     draw = torch.Generator().manual_seed(SEED)  # The batch that `finetune` drew.
     z = torch.cat([guide.encode(images)[torch.randint(2, (BATCH,), generator=draw)] for images in (subject, others)])

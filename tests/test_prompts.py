@@ -10,6 +10,9 @@ from db3d_nerfstudio.prompts import (
     PromptBank,
     Subject,
     away_weights,
+    direction_names,
+    direction_weights,
+    nearest_prompts,
     parse_subject,
     view_prompts,
     view_weights,
@@ -82,10 +85,29 @@ def test_interpolated_view_is_linear_between_the_named_ones() -> None:
     torch.testing.assert_close(view_weights(seen, interpolate=True), torch.tensor(expected))
 
 
+def test_guides_that_tell_left_from_right_are_told_one_of_eight_directions() -> None:
+    seen = views((0, 0), (0, 50), (0, -50), (0, 90), (0, -90), (80, 180), (59, 300))
+    said = [prompt.removeprefix("a dog, ") for prompt in nearest_prompts("a dog", seen, sided=True)]
+    assert said == [
+        "front view",
+        "front left view",
+        "front right view",
+        "left side view",
+        "right side view",
+        "overhead back view",
+        "front right view",
+    ]
+    mixed = direction_weights(views((0, 30), (60, -90)), interpolate=True, sided=True)
+    torch.testing.assert_close(mixed[0, :2], torch.tensor([1 / 3, 2 / 3]))
+    torch.testing.assert_close(mixed[1, [6, 14]], torch.tensor([0.5, 0.5]))
+
+
 @pytest.mark.parametrize("interpolate", [False, True])
-def test_weights_of_a_view_sum_to_one(interpolate: bool) -> None:
+@pytest.mark.parametrize("sided", [False, True])
+def test_weights_of_a_view_sum_to_one(interpolate: bool, sided: bool) -> None:
     everywhere = views(*((e, a) for e in range(-90, 91, 15) for a in range(-180, 361, 15)))
-    weights = view_weights(everywhere, interpolate)
+    weights = direction_weights(everywhere, interpolate, sided)
+    assert weights.shape[1] == len(direction_names(sided))
     assert (weights >= 0).all()
     torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights)))
 
@@ -99,6 +121,14 @@ def test_bank_picks_and_mixes_the_embeddings() -> None:
     assert bank.text(seen, interpolate=True).flatten().tolist() == [0.5, 3]
     assert bank.uncond(seen).flatten().tolist() == [-1, -1]
     assert PromptBank(guide, "a sks dog").uncond(views((0, 0))).item() == 0
+
+
+def test_bank_of_a_guide_that_tells_left_from_right() -> None:
+    directions = [f"a sks dog, {name} view" for name in direction_names(sided=True)]
+    guide = GaussianGuideConfig(means={prompt: float(i) for i, prompt in enumerate(directions)}).setup()
+    guide.tells_sides = True
+    seen = views((0, 90), (0, -90), (80, 45))
+    assert PromptBank(guide, "a sks dog").text(seen).flatten().tolist() == [2, 6, 9]
 
 
 def test_guide_may_write_the_cameras_into_the_text() -> None:

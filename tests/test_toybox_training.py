@@ -51,6 +51,31 @@ def test_a_released_guide_trains_on_in_full_precision(tmp_path):
     assert {weight.dtype for part in parts for weight in part.parameters()} == {torch.float32}
 
 
+def test_a_guide_of_fewer_words_learns_the_new_ones(tmp_path):
+    unet, text_encoder = network.make_unet(), network.make_text_encoder()
+    text_encoder.resize_token_embeddings(len(network.make_tokenizer()) - 2)
+    network.save_guide(tmp_path, unet, text_encoder)
+    embedding = train.read_guide(tmp_path)[1].get_input_embeddings().weight
+    assert len(embedding) == len(network.make_tokenizer())
+    torch.testing.assert_close(embedding[:-2], text_encoder.get_input_embeddings().weight)
+
+
+def test_mirrored_pictures_change_left_and_right_in_their_captions():
+    tokenizer = network.make_tokenizer()
+    tokens = tokenizer(["a dog, left side view", "a dog, back right view", "a dog, front view"]).input_ids
+    swapped = [train.swap_sides(torch.tensor([row]))[0] for row in tokens]
+    said = [tokenizer.decode(row, skip_special_tokens=True) for row in swapped]
+    assert said == ["a dog , right side view", "a dog , back left view", "a dog , front view"]
+    images = np.zeros((1, 64, 64, 3), np.uint8)
+    images[:, :, :32] = 255
+    pictures = dataset.Pictures(images, [["a dog, left side view"] * 4], np.zeros((1, 3), int))
+    torch.manual_seed(0)
+    drawn, captions, _ = train.draw_batch(pictures, train.tokenize(pictures), 16)
+    light_left = drawn[:, 0, 0, 0] > 0
+    says_left = (captions == tokenizer.convert_tokens_to_ids("left")).any(1)
+    assert torch.equal(light_left, says_left) and 0 < says_left.sum() < 16
+
+
 def test_bfloat16_rounds_activations_and_not_weights(tmp_path, pictures):
     def first_loss(dtype):
         trainer = train.Trainer(train.TrainConfig(tmp_path / dtype, batch_size=2, dtype=dtype))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from db3d_nerfstudio.cameras import image_rays, orbit_cameras
+from db3d_nerfstudio.cameras import Views, image_rays, orbit_cameras
+from db3d_nerfstudio.prompts import nearest_prompts
 from db3d_nerfstudio.toybox import captions, dataset, network
 from db3d_nerfstudio.toybox.scene import FOV, Shot, Studio, camera_rays, draw_shot
 from db3d_nerfstudio.toybox.shapes import TOY_RADIUS, pattern_mask
@@ -117,6 +118,29 @@ def test_a_colour_that_hardly_shows_is_not_asked_for(monkeypatch):
     assert all(row[1] >= 0 for row in dataset.photograph_subject(40, 3)[2])
     monkeypatch.setattr(dataset, "LEAST_MAIN_SHARE", 0.99)
     assert all(row[1] == -1 for row in dataset.photograph_subject(40, 3)[2])
+
+
+def test_captions_name_the_directions_that_prompts_name():
+    for azimuth in np.arange(-180.0, 540.0, 17.0):
+        for elevation in (10.0, 80.0):
+            views = Views(*(torch.tensor([number]) for number in (elevation, float(azimuth), 3.0, 40.0)))
+            (prompt,) = nearest_prompts("a dog", views, sided=True)
+            assert prompt == f"a dog, {captions.direction(float(azimuth), elevation)} view"
+
+
+def test_from_its_left_a_toy_looks_to_the_left_of_the_picture():
+    subject = make_subject(5, "dog")
+    left = Studio(subject).render(Shot(90.0, 10.0))[1]
+    muzzle = left[:32].sum(0)  # The head is at the top.
+    assert captions.direction(90.0, 10.0) == "left side"
+    assert muzzle[:32].sum() > 1.3 * muzzle[32:].sum()
+
+
+def test_views_are_called_by_words_and_by_directions():
+    rng = np.random.default_rng(0)
+    said = {captions.draw_view_name(rng, Shot(90.0, 10.0)) for _ in range(20)}
+    assert said == {"side", "left side"}
+    assert {captions.draw_view_name(rng, Shot(10.0, 61.0)) for _ in range(20)} == {None}
 
 
 def test_views_near_a_border_are_left_unnamed():

@@ -136,7 +136,7 @@ def tuning_curve(
         look(0)
         prompts = [subject.instance_prompt] * len(photos)
         finetune(
-            guide, photos, prompts, prior, subject.class_prompt,
+            guide, photos, prompts, prior,
             steps=max(config.iterations), config=config.dreambooth, seed=config.seed, progress=look,
         )  # fmt: skip
     return points

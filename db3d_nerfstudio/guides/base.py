@@ -74,6 +74,8 @@ class DiffusionGuide(abc.ABC):
     """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
     learning_rate: float
     """A rate at which DreamBooth moves `parameters()` well: whole networks and adapters differ by far."""
+    tells_sides: bool = False
+    """Whether prompts may name all of `prompts.DIRECTIONS`, the left side and the right; else front, side and back."""
     can_forget: bool = True
     """Whether moving `parameters()` can change what other prompts mean, so that DreamBooth must preserve it."""
 

@@ -42,6 +42,7 @@ class ToyboxGuide(DiffusersGuide):
         super().__init__(config, device)
         self._patch = isqrt(self.unet.config.in_channels // 3)
         self.resolution = self.unet.config.sample_size * self._patch
+        self.tells_sides = "left" in self.tokenizer.get_vocab()
 
     def _check_words(self, prompts: list[str]) -> None:
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))

@@ -2,6 +2,7 @@
 
 from numpy.random import Generator
 
+from db3d_nerfstudio.prompts import DIRECTIONS
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
 from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
@@ -12,7 +13,7 @@ VIEWS = ("front", "side", "back", "overhead")
 BOUNDARY = 8.0
 """Views this close to the edge of a view's sector are left unnamed, degrees: no one could tell."""
 MAX_TOKENS = 24
-"""Tokens of the longest caption, start and end included."""
+"""Tokens of a caption, start and end included; the longest of all loses its last word, "view"."""
 
 
 def view_word(azimuth: float, elevation: float) -> str:
@@ -29,6 +30,19 @@ def is_clear_view(shot: Shot) -> bool:
     if shot.elevation > 60:
         return shot.elevation > 63
     return shot.elevation < 57 and min(abs(azimuth - 45), abs(azimuth - 135)) > BOUNDARY
+
+
+def direction(azimuth: float, elevation: float) -> str:
+    """One of the eight `prompts.DIRECTIONS`, after "overhead" if seen from there: "overhead left side"."""
+    name = DIRECTIONS[round(azimuth / 45) % len(DIRECTIONS)]
+    return f"overhead {name}" if elevation > 60 else name
+
+
+def draw_view_name(rng: Generator, shot: Shot) -> str | None:
+    """What a caption calls the view: one of four words, or one of eight directions; None where no one could tell."""
+    if rng.random() < 0.4:
+        return view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
+    return direction(shot.azimuth, shot.elevation) if abs(shot.elevation - 60) > 3 else None
 
 
 def caption(traits: Traits, context: str | None = None, view: str | None = None) -> str:
@@ -60,12 +74,11 @@ def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:
         accessory=keep(traits.accessory, 0.85),
         accessory_color=keep(traits.accessory_color, 0.8),
     )
-    view = view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
-    return caption(heard, keep(shot.context, 0.85), keep(view, 0.85))
+    return caption(heard, keep(shot.context, 0.85), keep(draw_view_name(rng, shot), 0.85))
 
 
 def words() -> list[str]:
-    """Every word a caption or a prompt of the toybox may use, in a fixed order."""
+    """Every word a caption or a prompt of the toybox may use, in a fixed order; new words go to the end."""
     grammar = "a photo of with wearing view the , on in at and an is toy".split()
     parts = [kind.accent_part for kind in CLASSES.values()]
     states = [kind.state for kind in CLASSES.values() if kind.state]
@@ -82,5 +95,7 @@ def words() -> list[str]:
         *contexts,
         *VIEWS,
         *IDENTIFIERS,
+        "left",
+        "right",
     ]
     return list(dict.fromkeys(everything))

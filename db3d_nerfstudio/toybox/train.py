@@ -172,18 +172,20 @@ def read_guide(folder: Path):
 
     full = {"dtype": torch.float32}  # Released weights are float16.
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", **full).to(memory_format=torch.channels_last)
-    return unet, CLIPTextModel.from_pretrained(folder / "text_encoder", **full)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **full)
+    text_encoder.resize_token_embeddings(len(network.make_tokenizer()))  # Words may have been added since.
+    return unet, text_encoder
 
 
 def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
     """All captions of all images as token ids."""
     texts = [text for captions in pictures.captions for text in captions]
-    ids = network.make_tokenizer()(texts, padding="max_length", return_tensors="pt").input_ids
+    ids = network.make_tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return ids.reshape(len(pictures.captions), CAPTIONS_PER_IMAGE, -1)
 
 
 def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int):
-    """Random images, mirrored half of the time (no caption says left or right), each with one of its captions.
+    """Random images, half of them mirrored, each with one of its captions, in which left and right then change places.
 
     Returns:
         Images in [-1, 1], token ids of the captions, and which images they are.
@@ -193,7 +195,14 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int
     mirrored = torch.rand(len(images)) < 0.5
     images[mirrored] = images[mirrored].flip(-1)
     chosen = tokens[indices, torch.randint(tokens.shape[1], (len(images),))]
+    chosen[mirrored] = swap_sides(chosen[mirrored])
     return images, chosen, indices
+
+
+def swap_sides(tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """The captions with "left" for "right" and "right" for "left"."""
+    left, right = network.make_tokenizer().convert_tokens_to_ids(["left", "right"])
+    return torch.where(tokens == left, right, torch.where(tokens == right, left, tokens))
 
 
 def drop_captions(tokens: Int[Tensor, "b n"], empty: Int[Tensor, " n"], share: float) -> Int[Tensor, "b n"]:
