@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Command(NamedTuple):
-    """A command: a config dataclass and a `main(config)` in the same module, imported when it is called."""
+    """A command: a config dataclass and a `main(config)` in a module of this package, imported when it is called."""
 
     module: str
     config: str
@@ -16,21 +16,19 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "benchmark": Command(
-        "db3d_nerfstudio.evaluation.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"
-    ),
-    "user-study": Command(
-        "db3d_nerfstudio.evaluation.user_study", "UserStudyConfig", "ask people which of two assets is better"
-    ),
+    "benchmark": Command("evaluation.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"),
+    "user-study": Command("evaluation.user_study", "UserStudyConfig", "ask people which of two assets is better"),
     "dreambooth": Command(
-        "db3d_nerfstudio.personalise", "PersonaliseConfig", "teach a model a subject from photos, and show its uses"
+        "personalisation.personalise",
+        "PersonaliseConfig",
+        "teach a model a subject from photos, and show its uses",
     ),
-    "sample": Command("db3d_nerfstudio.draw", "SampleConfig", "draw a prompt, by a model as it came or personalised"),
-    "tokens": Command("db3d_nerfstudio.tokens", "TokensConfig", "check an identifier and a class noun"),
-    "evaluate": Command("db3d_nerfstudio.evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
-    "report": Command("db3d_nerfstudio.report", "ReportConfig", "all that a run has made, in one page"),
-    "export": Command("db3d_nerfstudio.export", "ExportConfig", "a textured mesh of a run, and a page that shows it"),
-    "turntable": Command("db3d_nerfstudio.turntable", "TurntableConfig", "a film of a run going round"),
+    "sample": Command("personalisation.draw", "SampleConfig", "draw a prompt, by a model as it came or personalised"),
+    "tokens": Command("personalisation.tokens", "TokensConfig", "check an identifier and a class noun"),
+    "evaluate": Command("evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
+    "report": Command("run.report", "ReportConfig", "all that a run has made, in one page"),
+    "export": Command("exporting.export", "ExportConfig", "a textured mesh of a run, and a page that shows it"),
+    "turntable": Command("exporting.turntable", "TurntableConfig", "a film of a run going round"),
 }
 
 
@@ -53,7 +51,7 @@ def main(args: list[str] | None = None) -> None:
     from db3d_nerfstudio.errors import one_line
 
     command = COMMANDS[args[0]]
-    module = import_module(command.module)
+    module = import_module(f"db3d_nerfstudio.{command.module}")
     config = tyro.cli(getattr(module, command.config), prog=f"db3d {args[0]}", args=args[1:])
     with one_line(ValueError, OSError, FloatingPointError):
         module.main(config)

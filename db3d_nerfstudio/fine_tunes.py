@@ -23,9 +23,9 @@ from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.phases import PhasesConfig
 from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
-from db3d_nerfstudio.progress import CLASS_IMAGES, tuning
 from db3d_nerfstudio.prompts import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.pseudo_views import load_pseudo_views
+from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
 from db3d_nerfstudio.samples import FILE as SAMPLES
 from db3d_nerfstudio.samples import sample_sheet
 from db3d_nerfstudio.workspace import Workspace

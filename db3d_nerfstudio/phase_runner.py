@@ -24,13 +24,13 @@ from torch import Tensor
 from db3d_nerfstudio.datamanager import DreamBooth3DDataManager
 from db3d_nerfstudio.errors import UserError, one_line
 from db3d_nerfstudio.fine_tunes import FineTunes, guide_task
-from db3d_nerfstudio.interventions import Interventions
 from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
 from db3d_nerfstudio.photos import tensor_to_image
-from db3d_nerfstudio.progress import PSEUDO_VIEWS, announce
 from db3d_nerfstudio.prompts import PromptBank, parse_subject, view_prompts
 from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, render, save_pseudo_views
-from db3d_nerfstudio.run_folder import read_config
+from db3d_nerfstudio.run.folder import read_config
+from db3d_nerfstudio.run.interventions import Interventions
+from db3d_nerfstudio.run.progress import PSEUDO_VIEWS, announce
 from db3d_nerfstudio.translate import translate
 from db3d_nerfstudio.workspace import Workspace
 

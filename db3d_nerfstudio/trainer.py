@@ -16,14 +16,14 @@ import tyro
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from db3d_nerfstudio.errors import UserError, one_line
-from db3d_nerfstudio.interventions import read_changes, stage_ends
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.progress import announce, shown
 from db3d_nerfstudio.prompts import parse_subject
-from db3d_nerfstudio.report import write_report
-from db3d_nerfstudio.run_folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
-from db3d_nerfstudio.run_record import RunRecord
+from db3d_nerfstudio.run.folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
+from db3d_nerfstudio.run.interventions import read_changes, stage_ends
+from db3d_nerfstudio.run.progress import announce, shown
+from db3d_nerfstudio.run.record import RunRecord
+from db3d_nerfstudio.run.report import write_report
 from db3d_nerfstudio.workspace import publish
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.photos import load_photo, photo_paths
-from db3d_nerfstudio.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
+from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer

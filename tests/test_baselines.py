@@ -23,7 +23,7 @@ from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.phase_runner import PhaseRunner
 from db3d_nerfstudio.phases import NerfPhaseConfig, PhasesConfig, phase_at
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.run_folder import settings
+from db3d_nerfstudio.run.folder import settings
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
 FAMILIES = [

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from db3d_nerfstudio import benchmark
-from db3d_nerfstudio.benchmark import Benchmark
-from db3d_nerfstudio.benchmark_diffusion import RandomStableDiffusion, time_stable_diffusion
+from db3d_nerfstudio.benchmarks import step as benchmark
+from db3d_nerfstudio.benchmarks.diffusion import RandomStableDiffusion, time_stable_diffusion
+from db3d_nerfstudio.benchmarks.step import Benchmark
 
 
 class Small(RandomStableDiffusion):
@@ -25,9 +25,9 @@ def test_every_kind_of_work_is_done_and_reported(
 ) -> None:
     calls = []
     for name in ("sds_loss", "dreambooth_loss", "translate"):
-        work = getattr(__import__("db3d_nerfstudio.benchmark_diffusion", fromlist=[name]), name)
+        work = getattr(__import__("db3d_nerfstudio.benchmarks.diffusion", fromlist=[name]), name)
         monkeypatch.setattr(
-            f"db3d_nerfstudio.benchmark_diffusion.{name}",
+            f"db3d_nerfstudio.benchmarks.diffusion.{name}",
             lambda *args, name=name, work=work, **kwargs: calls.append(name) or work(*args, **kwargs),
         )
     time_stable_diffusion("cpu", Small)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny import tiny_toybox_folder
 
-from db3d_nerfstudio import benchmark_dreambooth
-from db3d_nerfstudio.benchmark_dreambooth import BenchmarkConfig
+from db3d_nerfstudio.benchmarks import dreambooth as benchmark_dreambooth
+from db3d_nerfstudio.benchmarks.dreambooth import BenchmarkConfig
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.photos import photo_paths
 

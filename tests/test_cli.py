@@ -9,7 +9,7 @@ from db3d_nerfstudio import cli
 
 def test_every_command_has_its_config_and_main():
     for command in cli.COMMANDS.values():
-        module = import_module(command.module)
+        module = import_module(f"db3d_nerfstudio.{command.module}")
         assert callable(module.main) and getattr(module, command.config).__doc__
 
 

@@ -62,7 +62,7 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "SCALES", (1.0,))
     pipeline = SimpleNamespace(model=solid(build()))
     monkeypatch.setattr("nerfstudio.utils.eval_utils.eval_setup", lambda path, test_mode: (None, pipeline))
-    monkeypatch.setattr("db3d_nerfstudio.run_folder.read_config", lambda run: settings)
+    monkeypatch.setattr("db3d_nerfstudio.run.folder.read_config", lambda run: settings)
     (tmp_path / "initial").mkdir()
     for folder in (tmp_path, tmp_path / "initial"):
         (folder / "config.yml").touch()
@@ -82,7 +82,7 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path):
 
 
 def test_the_mesh_is_measured_against_the_true_toy(monkeypatch):
-    monkeypatch.setattr("db3d_nerfstudio.export.build_mesh", lambda field, **settings: field)
+    monkeypatch.setattr("db3d_nerfstudio.exporting.export.build_mesh", lambda field, **settings: field)
     found = shape.ShapeFidelity(0.1, 0.9, 0.8, 20.0, 0.0, 1.0)
     monkeypatch.setattr(shape, "compare", lambda mesh, subject: (found, None))
     metrics = measure_mesh(None, make_subject(3, "mug"))

@@ -9,7 +9,8 @@ import torch
 import trimesh
 from trimesh.visual import ColorVisuals
 
-from db3d_nerfstudio import cli, export
+from db3d_nerfstudio import cli
+from db3d_nerfstudio.exporting import export
 
 SMALL = ["--resolution", "24", "--max-faces", "300", "--texture-size", "32"]
 

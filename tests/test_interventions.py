@@ -1,6 +1,6 @@
 """What a person changes during a run holds from a step on, for this process and for the one that resumes."""
 
-from db3d_nerfstudio.interventions import Change, add_change, guidance_at, read_changes, stage_ends
+from db3d_nerfstudio.run.interventions import Change, add_change, guidance_at, read_changes, stage_ends
 
 
 def test_changes_are_read_back_in_order(tmp_path):

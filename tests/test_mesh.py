@@ -6,7 +6,7 @@ import torch
 import trimesh
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
+from db3d_nerfstudio.exporting.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
 
 R = 49
 SPACING = 2 / (R - 1)

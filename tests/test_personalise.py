@@ -10,17 +10,18 @@ import torch
 from PIL import Image
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
-from db3d_nerfstudio import cli, draw, personalise, tokens
+from db3d_nerfstudio import cli
 from db3d_nerfstudio.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.choice import GUIDES, guide_of
 from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.personalise import PersonaliseConfig
+from db3d_nerfstudio.personalisation import draw, personalise, tokens
+from db3d_nerfstudio.personalisation.personalise import PersonaliseConfig
+from db3d_nerfstudio.personalisation.sheets import labelled_sheet
+from db3d_nerfstudio.personalisation.uses import USES, uses
 from db3d_nerfstudio.prompts import parse_subject
-from db3d_nerfstudio.sheets import labelled_sheet
 from db3d_nerfstudio.toybox.captions import words
-from db3d_nerfstudio.uses import USES, uses
 
 SUBJECT = "a photo of a sks dog"
 QUICK = DreamBoothConfig(num_class_images=2, class_sample_steps=1, batch_size=1, learning_rate=1e-2)

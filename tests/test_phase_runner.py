@@ -22,7 +22,7 @@ from db3d_nerfstudio.phase_runner import PhaseRunner
 from db3d_nerfstudio.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig, unlocked
 from db3d_nerfstudio.pseudo_views import load_pseudo_views
-from db3d_nerfstudio.run_record import RunRecord, read_losses
+from db3d_nerfstudio.run.record import RunRecord, read_losses
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from db3d_nerfstudio.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
-from db3d_nerfstudio.progress import RunProgress, clock_time, is_quiet, run_tasks, shown, time_left
+from db3d_nerfstudio.run.progress import RunProgress, clock_time, is_quiet, run_tasks, shown, time_left
 
 PHASES = PhasesConfig(
     initial=NerfPhaseConfig(steps=100),

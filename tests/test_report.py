@@ -9,13 +9,13 @@ from nerfstudio.configs.base_config import MachineConfig
 from PIL import Image
 
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
-from db3d_nerfstudio.interventions import Change, add_change
-from db3d_nerfstudio.manifest import Manifest, describe, read_manifest
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.progress import RunProgress, run_tasks
-from db3d_nerfstudio.report import ReportConfig, main, write_report
-from db3d_nerfstudio.run_record import LossRecord, read_losses
+from db3d_nerfstudio.run.interventions import Change, add_change
+from db3d_nerfstudio.run.manifest import Manifest, describe, read_manifest
+from db3d_nerfstudio.run.progress import RunProgress, run_tasks
+from db3d_nerfstudio.run.record import LossRecord, read_losses
+from db3d_nerfstudio.run.report import ReportConfig, main, write_report
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
 

@@ -7,7 +7,7 @@ import trimesh
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation import shape
-from db3d_nerfstudio.export import build_mesh
+from db3d_nerfstudio.exporting.export import build_mesh
 from db3d_nerfstudio.field import Field, FieldConfig
 from db3d_nerfstudio.toybox.shapes import Part, normalise, place
 from db3d_nerfstudio.toybox.subjects import Subject, Traits

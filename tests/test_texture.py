@@ -6,7 +6,7 @@ import torch
 import trimesh
 from trimesh.visual.color import uv_to_interpolated_color
 
-from db3d_nerfstudio import texture
+from db3d_nerfstudio.exporting import texture
 from db3d_nerfstudio.field import Field, FieldConfig
 
 

@@ -12,7 +12,7 @@ from db3d_nerfstudio.cli import COMMANDS
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.run_folder import next_commands
+from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig
 
 

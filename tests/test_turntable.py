@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from db3d_nerfstudio import cli, turntable
+from db3d_nerfstudio import cli
+from db3d_nerfstudio.exporting import turntable
 
 
 def play(path, height, width):

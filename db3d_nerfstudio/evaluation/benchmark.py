@@ -69,7 +69,7 @@ def main(config: BenchmarkConfig) -> None:
         UserError: a wrong input, or cells that failed, after all others are done.
     """
     from db3d_nerfstudio.evaluation.report import write_report
-    from db3d_nerfstudio.progress import announce
+    from db3d_nerfstudio.run.progress import announce
 
     root = config.output.absolute()
     subjects = choose_subjects(config, root)

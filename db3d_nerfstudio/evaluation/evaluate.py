@@ -65,9 +65,9 @@ def main(config: EvaluateConfig) -> None:
     from db3d_nerfstudio.evaluation.measure import measure
     from db3d_nerfstudio.evaluation.renders import render_orbit, save_turntable
     from db3d_nerfstudio.photos import tensor_to_image
-    from db3d_nerfstudio.progress import announce
     from db3d_nerfstudio.pseudo_views import contact_sheet
-    from db3d_nerfstudio.run_folder import read_config
+    from db3d_nerfstudio.run.folder import read_config
+    from db3d_nerfstudio.run.progress import announce
 
     settings = read_config(config.run)
     if settings is None:
@@ -157,7 +157,7 @@ def measure_mesh(field: Field, subject: Subject | None) -> dict[str, float]:
         UserError: the true toy is not known.
     """
     from db3d_nerfstudio.evaluation.shape import compare
-    from db3d_nerfstudio.export import build_mesh
+    from db3d_nerfstudio.exporting.export import build_mesh
 
     if subject is None:
         raise UserError("a mesh is measured against the true toy: name the toy's seed with --toy")

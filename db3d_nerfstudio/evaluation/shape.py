@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.mesh import Y_UP
+from db3d_nerfstudio.exporting.mesh import Y_UP
 
 if TYPE_CHECKING:
     from trimesh import Trimesh

@@ -81,7 +81,7 @@ class Point:
 
 def main(config: TuningCurveConfig) -> None:
     """Tune a guide on each toy, look at it on the way, and draw the figure; finished toys are not done again."""
-    from db3d_nerfstudio.progress import announce
+    from db3d_nerfstudio.run.progress import announce
     from db3d_nerfstudio.toybox.judge import load_judge
     from db3d_nerfstudio.workspace import Workspace
 

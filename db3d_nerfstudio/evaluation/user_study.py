@@ -59,7 +59,7 @@ class Pair:
 
 def main(config: UserStudyConfig) -> None:
     """Write page and key, or print the vote and write it beside them."""
-    from db3d_nerfstudio.progress import announce
+    from db3d_nerfstudio.run.progress import announce
 
     output = config.output or config.benchmark / "user_study"
     if config.answers:

@@ -13,9 +13,9 @@ import numpy as np
 import tyro
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
+from db3d_nerfstudio.exporting.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
+from db3d_nerfstudio.exporting.texture import bake, device_of
 from db3d_nerfstudio.sampling import RADIUS
-from db3d_nerfstudio.texture import bake, device_of
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.field import Field
 
 Format = Literal["glb", "obj", "ply"]
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(__file__).parent.parent / "assets"
 PREVIEW = "preview.html"
 STEPS = 4
 """Steps from a field to a mesh."""
@@ -132,8 +132,8 @@ def main(config: ExportConfig) -> None:
     """Write the mesh and its page, and say what they are."""
     from rich.progress import Progress
 
-    from db3d_nerfstudio.finished_run import exports_folder, open_run
-    from db3d_nerfstudio.progress import CONSOLE, announce, is_quiet
+    from db3d_nerfstudio.exporting.finished_run import exports_folder, open_run
+    from db3d_nerfstudio.run.progress import CONSOLE, announce, is_quiet
 
     field = open_run(config.run).model.field
     with Progress(console=CONSOLE, disable=is_quiet(), transient=True) as progress:

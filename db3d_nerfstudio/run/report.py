@@ -16,16 +16,16 @@ import tyro
 from PIL import Image
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.interventions import Change, read_changes
-from db3d_nerfstudio.manifest import read_manifest
 from db3d_nerfstudio.photos import load_photo
-from db3d_nerfstudio.progress import announce, clock_time
-from db3d_nerfstudio.run_folder import checkpoint_step, next_commands
-from db3d_nerfstudio.run_record import read_losses
+from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
+from db3d_nerfstudio.run.interventions import Change, read_changes
+from db3d_nerfstudio.run.manifest import read_manifest
+from db3d_nerfstudio.run.progress import announce, clock_time
+from db3d_nerfstudio.run.record import read_losses
 from db3d_nerfstudio.workspace import publish
 
 FILE = "report.html"
-TEMPLATE = Path(__file__).parent / "assets" / FILE
+TEMPLATE = Path(__file__).parent.parent / "assets" / FILE
 FRAMES, FRAME_SIDE, FRAMES_PER_SECOND = 24, 128, 10
 TILE = 96
 """Side of photos and class images, pixels."""
@@ -132,8 +132,8 @@ def _nerfs(run: Path) -> list[tuple[str, Path]]:
 
 def _turntable(run: Path) -> str:
     """A NeRF going round, as an animated picture."""
-    from db3d_nerfstudio.finished_run import open_run
-    from db3d_nerfstudio.turntable import film
+    from db3d_nerfstudio.exporting.finished_run import open_run
+    from db3d_nerfstudio.exporting.turntable import film
 
     pipeline = open_run(run)
     orbit = pipeline.datamanager.config.dataparser

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from db3d_nerfstudio.manifest import Manifest, describe
-from db3d_nerfstudio.progress import FINAL_NERF, INITIAL_NERF, RunProgress, run_tasks
+from db3d_nerfstudio.run.manifest import Manifest, describe
+from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, RunProgress, run_tasks
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.phases import PhaseName

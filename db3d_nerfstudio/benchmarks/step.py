@@ -1,4 +1,4 @@
-"""Where a training step's time goes: `python -m db3d_nerfstudio.benchmark [--steps 20] [--resolution 64] ...`.
+"""Where a training step's time goes: `python -m db3d_nerfstudio.benchmarks.step [--steps 20] [--resolution 64] ...`.
 
 Prints the split render / guide / backward / optimizer of our guided step, early and late in a phase, and with
 `--generfacto` that of nerfstudio's generfacto with a guide that does nothing. Times are CPU time of the process on
@@ -17,7 +17,7 @@ import tyro
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from db3d_nerfstudio.benchmark_diffusion import time_stable_diffusion
+from db3d_nerfstudio.benchmarks.diffusion import time_stable_diffusion
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModel, DreamBooth3DModelConfig

@@ -21,8 +21,8 @@ import psutil
 import torch
 
 from db3d_nerfstudio.photos import photo_paths
-from db3d_nerfstudio.progress import Event, RunProgress
-from db3d_nerfstudio.run_folder import settings
+from db3d_nerfstudio.run.folder import settings
+from db3d_nerfstudio.run.progress import Event, RunProgress
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig

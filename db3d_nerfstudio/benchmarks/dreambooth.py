@@ -1,4 +1,4 @@
-"""How fast DreamBooth fine-tunes: `python -m db3d_nerfstudio.benchmark_dreambooth [--steps 20] [--tuning lora] ...`.
+"""How fast DreamBooth fine-tunes: `python -m db3d_nerfstudio.benchmarks.dreambooth [--steps 20] [--tuning lora] ...`.
 
 Times an iteration of `dreambooth.finetune` and one of the loop of diffusers' training script
 (examples/dreambooth/train_dreambooth.py and its LoRA twin): the same weights, photos, batch and optimizer. The script

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.run_folder import checkpoint_step, read_config
+from db3d_nerfstudio.run.folder import checkpoint_step, read_config
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig

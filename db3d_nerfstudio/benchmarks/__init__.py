@@ -1,0 +1,1 @@
+"""How long things take; run by hand and never in tests."""

@@ -1,0 +1,1 @@
+"""Taking a run home: textured meshes, a page that shows them, films."""
