@@ -1,5 +1,8 @@
 """The recipes of guide and judge: they learn, and a killed training goes on as if nothing had happened."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +77,33 @@ def test_mirrored_pictures_change_left_and_right_in_their_captions():
     light_left = drawn[:, 0, 0, 0] > 0
     says_left = (captions == tokenizer.convert_tokens_to_ids("left")).any(1)
     assert torch.equal(light_left, says_left) and 0 < says_left.sum() < 16
+
+
+MEAN_OF_TWO = """
+import torch
+from db3d_nerfstudio.toybox.train import average_gradients, processes
+rank, num = processes()
+layer = torch.nn.Linear(2, 1)
+for weight in layer.parameters():
+    weight.grad = torch.full_like(weight, 1.0 + 2 * rank)
+average_gradients(layer)
+assert num == 2 and all((weight.grad == 2).all() for weight in layer.parameters())
+"""
+
+
+def test_several_processes_move_by_the_mean_of_their_gradients(tmp_path):
+    (tmp_path / "mean.py").write_text(MEAN_OF_TWO)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*launch, tmp_path / "mean.py"], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_high_noise_is_drawn_more_often_in_proportion():
+    torch.manual_seed(0)
+    t = train.draw_timesteps(40_000, 1000)
+    assert t.min() >= 0 and t.max() == 999
+    shares = torch.histc(t.float(), bins=4, min=0, max=1000) / len(t)
+    torch.testing.assert_close(shares, torch.tensor([1, 3, 5, 7]) / 16, atol=0.01, rtol=0)
 
 
 def test_bfloat16_rounds_activations_and_not_weights(tmp_path, pictures):
