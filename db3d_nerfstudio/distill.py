@@ -130,6 +130,17 @@ def sds_loss(
     rgb: Float[Tensor, "b 3 h w"],
     text: Float[Tensor, "b n d"],
     uncond: Float[Tensor, "b n d"],
+    **how,
+) -> Float[Tensor, ""]:
+    """`sds_loss_of_z` of z = encode(rgb), whose gradient gets the factor dz / d rgb. The guide may be elsewhere."""
+    return sds_loss_of_z(guide, guide.encode(rgb.to(guide.device)), text, uncond, **how).to(rgb.device)
+
+
+def sds_loss_of_z(
+    guide: DiffusionGuide,
+    z: Float[Tensor, "b c h w"],
+    text: Float[Tensor, "b n d"],
+    uncond: Float[Tensor, "b n d"],
     *,
     t: Int[Tensor, " b"],
     guidance_scale: float,
@@ -138,21 +149,20 @@ def sds_loss(
     away: Away | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """A scalar whose gradient with respect to `rgb` is the score distillation gradient (2209.14988, eq. 3),
+    """A scalar whose gradient with respect to `z` is the score distillation gradient (2209.14988, eq. 3),
 
-        mean over b of  w(t) (eps_hat(z_t; text, t) - eps) dz / d rgb,    z = encode(rgb).
+        mean over b of  w(t) (eps_hat(z_t; text, t) - eps).
 
-    The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient in z: it says
-    how far the guide wants to move the image, and is no measure of progress. The guide may be on another device.
+    The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient: it says how
+    far the guide wants to move the image, and is no measure of progress.
     """
-    z = guide.encode(rgb.to(guide.device))
     with torch.no_grad():
         eps = standard_noise(z.shape, z.device, generator)
         eps_hat = guided_noise(guide, add_noise(guide, z, t, eps), t, text, uncond, guidance_scale, rescale, away)
         gradient = sds_weight(guide.alphas_cumprod[t], weighting)[:, None, None, None] * (eps_hat - eps)
         _check_finite(gradient, eps_hat, t, guidance_scale)
         target = z - gradient
-    return (0.5 * (z - target).square().sum() / len(z)).to(rgb.device)
+    return 0.5 * (z - target).square().sum() / len(z)
 
 
 def _check_finite(

@@ -12,6 +12,7 @@ from db3d_nerfstudio.distill import (
     guided_noise,
     sample_timesteps,
     sds_loss,
+    sds_loss_of_z,
     sds_weight,
 )
 
@@ -58,6 +59,18 @@ def test_gradient_is_the_equation(weighting: str, scale: float) -> None:
     eps_hat = (1 - abar).sqrt() * (z_t - abar.sqrt() * mean) / (abar * 0.2**2 + 1 - abar)
     weight = {"sigma2": 1 - abar, "uniform": 1, "fantasia": abar.sqrt() * (1 - abar)}[weighting]
     torch.testing.assert_close(rgb.grad, weight * (eps_hat - eps) * scale / len(rgb))
+
+
+def test_an_image_is_graded_as_its_z() -> None:
+    guide = GaussianGuideConfig().setup()
+    rgb, text, uncond = inputs(guide)
+    how = {"t": torch.tensor([100, 700]), "guidance_scale": 3.0, "weighting": "uniform", "rescale": 0.5}
+    losses = [
+        loss(guide, rgb, text, uncond, **how, generator=torch.Generator().manual_seed(3))
+        for loss in (sds_loss, sds_loss_of_z)
+    ]
+    gradients = [torch.autograd.grad(loss, rgb)[0] for loss in losses]
+    assert torch.equal(*losses) and torch.equal(*gradients), "the codec is the identity"
 
 
 def clean(guide: GaussianGuide, z_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
