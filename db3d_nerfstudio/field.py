@@ -1,4 +1,4 @@
-"""The NeRF's field: density and albedo of points in the scene box [-1, 1]^3, with normals that shape the density.
+"""The NeRF's field: density and colour of points in the scene box [-1, 1]^3, with normals that shape the density.
 
 Both fields share everything but their features: `GridField` interpolates dense grids with `grid_sample`, which is some
 20 times faster on a CPU than a hash grid in torch; `HashField` is nerfstudio's hash grid, for tinycudann on a GPU.
@@ -21,6 +21,8 @@ from nerfstudio.field_components.mlp import MLP
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.nn import functional as F
+
+from db3d_nerfstudio.colors import RGB, Latents
 
 __all__ = ["Field", "FieldConfig", "GridField", "GridFieldConfig", "HashField", "HashFieldConfig"]
 
@@ -47,20 +49,23 @@ class FieldConfig(InstantiateConfig):
     """Half the distance between the two evaluations of a finite difference, scene units."""
     hidden_width: int = 32
     """Width of the network's hidden layer."""
+    latent_channels: int | None = None
+    """Channels of the guide's z, if the colours are z, as in Latent-NeRF; unset, they are red, green and blue."""
 
 
 class Field(nn.Module, abc.ABC):
-    """Density and albedo over space. Subclasses say how features are looked up and decoded, in `_raw`."""
+    """Density and colour over space. Subclasses say how features are looked up and decoded, in `_raw`."""
 
     config: FieldConfig
 
     def __init__(self, config: FieldConfig) -> None:
         super().__init__()
         self.config = config
+        self.colors = RGB() if config.latent_channels is None else Latents(config.latent_channels)
 
     @abc.abstractmethod
-    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
-        """Density and albedo before blob and activations."""
+    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
+        """Density and colours before blob and activations."""
 
     @abc.abstractmethod
     def param_groups(self) -> dict[str, list[Parameter]]:
@@ -70,10 +75,15 @@ class Field(nn.Module, abc.ABC):
         """Extinction per scene unit."""
         return self._activate(self._before_activation(self._raw(positions), positions))
 
-    def density_and_albedo(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
-        """Extinction per scene unit, and colour in [0, 1]."""
+    def density_and_colors(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c"]]:
+        """Extinction per scene unit, and colours in the sense of `colors`."""
         raw = self._raw(positions)
-        return self._activate(self._before_activation(raw, positions)), torch.sigmoid(raw[:, 1:])
+        return self._activate(self._before_activation(raw, positions)), self.colors.activate(raw[:, 1:])
+
+    def density_and_albedo(self, positions: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, " n"], Float[Tensor, "n 3"]]:
+        """Extinction per scene unit, and red, green and blue in [0, 1]."""
+        density, colors = self.density_and_colors(positions)
+        return density, self.colors.to_rgb(colors, torch.ones_like(colors[:, :1]))
 
     def normals(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Unit vectors out of the matter, `-grad density / |grad density|`, differentiable in the parameters.
@@ -87,7 +97,7 @@ class Field(nn.Module, abc.ABC):
             gradient = self._finite_difference(positions)
         return -F.normalize(gradient, dim=-1, eps=1e-6)
 
-    def _before_activation(self, raw: Float[Tensor, "n 4"], positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
+    def _before_activation(self, raw: Float[Tensor, "n d"], positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:
         """Raw density and blob."""
         squared = positions.square().sum(-1)
         if self.config.blob == "linear":
@@ -155,11 +165,11 @@ class GridField(Field):
             in_dim=config.channels * len(config.resolutions),
             num_layers=2,
             layer_width=config.hidden_width,
-            out_dim=4,
+            out_dim=1 + self.colors.channels,
             implementation="torch",
         )
 
-    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         where = positions[None, :, None, None]
         features = [
             F.grid_sample(grid, where, align_corners=True, padding_mode="border")[0, :, :, 0, 0].T
@@ -211,11 +221,11 @@ class HashField(Field):
             in_dim=self.encoding.get_out_dim(),
             num_layers=2,
             layer_width=config.hidden_width,
-            out_dim=4,
+            out_dim=1 + self.colors.channels,
             implementation=implementation,
         )
 
-    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 4"]:
+    def _raw(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         # tinycudann answers in half precision.
         return self.network(self.encoding((positions + 1) / 2)).to(positions)
 

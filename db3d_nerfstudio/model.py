@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from db3d_nerfstudio.distill import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss
+from db3d_nerfstudio.distill import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.field import FieldConfig, GridFieldConfig
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
 from db3d_nerfstudio.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
@@ -45,7 +46,7 @@ class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
     field: FieldConfig = dataclasses.field(default_factory=GridFieldConfig)
-    """Density and albedo over space."""
+    """Density and colour over space."""
     sampler: OccupancySamplerConfig = dataclasses.field(default_factory=OccupancySamplerConfig)
     """Empty-space skipping."""
     shading: ShadingConfig = dataclasses.field(default_factory=ShadingConfig)
@@ -91,6 +92,8 @@ class DreamBooth3DModel(Model):
 
     def populate_modules(self) -> None:
         super().populate_modules()
+        if self.config.field.latent_channels is not None and self.config.shading.lambertian_prob > 0:
+            raise UserError("light does not fall on a guide's z: set --pipeline.model.shading.lambertian-prob 0")
         self.field = self.config.field.setup()
         self.sampler = self.config.sampler.setup()
         self.guide_context = nullcontext
@@ -106,7 +109,9 @@ class DreamBooth3DModel(Model):
 
         A cached property stores it in `__dict__`, where neither `state_dict` nor the viewer's scan finds it.
         """
-        return self.config.guide.setup(device=self.device)
+        guide = self.config.guide.setup(device=self.device)
+        self.field.colors.fit(guide)
+        return guide
 
     def load_prompts(self) -> None:
         """Embeds the prompt with the guide's present weights; to be called whenever they change."""
@@ -126,7 +131,8 @@ class DreamBooth3DModel(Model):
     def reset_field(self) -> None:
         """Starts a second NeRF in the same Parameters, which the optimizers hold."""
         fresh = self.config.field.setup().to(self.device)
-        self.field.load_state_dict(fresh.state_dict())
+        for parameter, start in zip(self.field.parameters(), fresh.parameters(), strict=True):
+            parameter.copy_(start)
         self.sampler.reset()
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
@@ -148,10 +154,11 @@ class DreamBooth3DModel(Model):
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | Render]:
         samples = self.sampler.sample(ray_bundle)
-        density, albedo = self.field.density_and_albedo(samples.positions(ray_bundle))
+        density, colors = self.field.density_and_colors(samples.positions(ray_bundle))
         weights = samples.weights(density)
-        stacked = torch.cat([albedo, torch.ones_like(albedo[:, :1]), samples.mids[:, None]], -1)
-        albedo, accumulation, distance = samples.accumulate(weights, stacked).split([3, 1, 1], -1)
+        stacked = torch.cat([colors, torch.ones_like(colors[:, :1]), samples.mids[:, None]], -1)
+        colors, accumulation, distance = samples.accumulate(weights, stacked).split([colors.shape[1], 1, 1], -1)
+        albedo = self.field.colors.to_rgb(colors, accumulation)
         render = Render(ray_bundle, samples, weights)
         outputs = {
             "rgb": albedo + (1 - accumulation) * self._background(albedo),
@@ -159,7 +166,7 @@ class DreamBooth3DModel(Model):
             "depth": self._depth(ray_bundle, distance, accumulation),
         }
         if self.training:
-            return outputs | {"albedo": albedo, "render": render}
+            return outputs | {"albedo": albedo, "colors": colors, "render": render}
         normals = self._composite_normals(render, *self._sample_normals(render, threshold=0.0))
         shaded = self._lit_from_the_camera(ray_bundle, albedo, accumulation, normals, outputs["depth"])
         shaded = (shaded + (1 - accumulation) * self._background(albedo)).clamp(0, 1)
@@ -233,18 +240,19 @@ class DreamBooth3DModel(Model):
 
     def _guidance_losses(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         """Score distillation of the shaded views, and orientation where there are normals anyway."""
+        if self.prompts is None:  # First of all: what colours mean may be up to the guide.
+            self.load_prompts()
         num, height, width = batch["image_shape"]
         shading = draw_shading(self.config.shading, num, self._progress)
         losses = {}
         if (shading != Shading.ALBEDO).any():
             colour, losses["orientation_loss"] = self._lit(outputs, shading)
         else:
-            colour = outputs["albedo"]
-        rgb = colour.view(num, height * width, 3) + (1 - outputs["accumulation"]).view(
-            num, height * width, 1
-        ) * self._random_backgrounds(num, colour)
-        rgb = rgb.view(num, height, width, 3).permute(0, 3, 1, 2)
-        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(rgb, batch["views"])}
+            colour = outputs["colors"]
+        background = self.field.colors.from_rgb(self._random_backgrounds(num, colour))
+        image = colour.view(num, height * width, -1) + (1 - outputs["accumulation"].view(num, -1, 1)) * background
+        image = image.view(num, height, width, -1).permute(0, 3, 1, 2)
+        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(image, batch["views"])}
 
     def _lit(self, outputs: dict, shading: Tensor) -> tuple[Float[Tensor, "n 3"], Float[Tensor, ""]]:
         render, num = outputs["render"], len(shading)
@@ -267,23 +275,21 @@ class DreamBooth3DModel(Model):
         random = torch.rand(num, 1, 1) < self.config.random_background_prob
         return torch.where(random.to(like.device), torch.rand(num, 1, 3).to(like.device), self._background(like))
 
-    def _sds_loss(self, rgb: Float[Tensor, "b 3 h w"], views) -> Float[Tensor, ""]:
-        if self.prompts is None:
-            self.load_prompts()
+    def _sds_loss(self, image: Float[Tensor, "b c h w"], views) -> Float[Tensor, ""]:
         config, guide = self.config, self.guide
         t_range = annealed_t_range(self._progress, config.t_range_start, config.t_range_end)
         with self.guide_context():
-            return sds_loss(
+            return sds_loss_of_z(
                 guide,
-                rgb,
+                self.field.colors.encode(guide, image),
                 self.prompts.text(views, config.interpolate_prompts),
                 self.prompts.uncond(views),
-                t=sample_timesteps(len(rgb), t_range, len(guide.alphas_cumprod), device=guide.device),
+                t=sample_timesteps(len(image), t_range, len(guide.alphas_cumprod), device=guide.device),
                 guidance_scale=self.guidance_scale,
                 weighting=config.sds_weighting,
                 rescale=config.guidance_rescale,
                 away=self.prompts.away(views, config.perp_neg),
-            )
+            ).to(image.device)
 
     # Evaluation.
 

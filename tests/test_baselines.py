@@ -11,6 +11,8 @@ from db3d_nerfstudio.method_configs import (
     dreambooth_fusion_toybox,
     dreamfusion,
     dreamfusion_toybox,
+    latent_nerf,
+    latent_nerf_toybox,
     textual_inversion_fusion,
     textual_inversion_fusion_toybox,
 )
@@ -65,6 +67,27 @@ def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
     assert sorted(changed) == ["method_name", "pipeline.model.guide.tuning", "pipeline.phases.identifier"]
     assert other.pipeline.model.guide.tuning == "textual_inversion"
     assert other.pipeline.phases.identifier == other.pipeline.model.guide.new_token
+
+
+@pytest.mark.parametrize(
+    ("fusion", "latents", "channels", "grid"),
+    [(dreambooth_fusion, latent_nerf, 4, 64), (dreambooth_fusion_toybox, latent_nerf_toybox, 48, 16)],
+)
+def test_latent_nerf_differs_in_what_the_colours_are_alone(fusion, latents, channels, grid):
+    one, other = fusion.method.config, latents.method.config
+    changed = set(differences(settings(one), settings(other))) - {"pipeline.datamanager.resolution"}
+    cameras, model = "pipeline.datamanager.random_cameras", "pipeline.model"
+    expected = (
+        "method_name",
+        f"{cameras}.coarse_until",
+        f"{model}.field.latent_channels",
+        f"{model}.shading.lambertian_prob",
+    )
+    assert changed == set(expected)
+    assert other.pipeline.model.field.latent_channels == channels
+    assert other.pipeline.model.shading.lambertian_prob == other.pipeline.datamanager.random_cameras.coarse_until == 0
+    assert other.pipeline.datamanager.resolution == grid
+    assert other.pipeline.phases.total_steps() == one.pipeline.phases.total_steps()
 
 
 @pytest.fixture

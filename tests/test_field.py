@@ -106,6 +106,18 @@ def test_param_groups_hold_every_parameter_once(config):
 
 
 @both
+def test_latents_are_unbounded_and_density_does_not_care(config):
+    field = build(config, latent_channels=5)
+    field.param_groups()["networks"][-1].data[1:] += 3.0
+    density, colors = field.density_and_colors(points())
+    assert colors.shape == (64, 5) and (colors > 1).any()
+    torch.testing.assert_close(density, field.density(points()))
+    assert field.density_and_albedo(points())[1].shape == (64, 3)
+    with pytest.raises(RuntimeError, match="--pipeline.model.field"):
+        build(config).load_state_dict(field.state_dict(), strict=False)
+
+
+@both
 def test_no_positions_are_no_problem(config):
     density, albedo = build(config).density_and_albedo(torch.zeros(0, 3))
     assert density.shape == (0,) and albedo.shape == (0, 3)

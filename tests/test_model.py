@@ -49,13 +49,14 @@ def pixels(rays, channels=3):
     return {"image": torch.full((len(rays), channels), 0.25)}
 
 
-def solid(model, density=20.0):
+def solid(model, density=20.0, raw=(8.0, -8.0, -8.0)):
     """A red ball of radius 0.5 with fully known shape: only the blob is left, the network outputs constants."""
     layers = model.field.param_groups()["networks"]
     for parameter in layers:
         parameter.data.zero_()
-    layers[-1].data[1:] = torch.tensor([8.0, -8.0, -8.0])
-    model.field.config = dataclasses.replace(FIELD, blob_density=density * 20, blob_radius=0.5, density_scale=density)
+    layers[-1].data[1:] = torch.as_tensor(raw)
+    changes = {"blob_density": density * 20, "blob_radius": 0.5, "density_scale": density}
+    model.field.config = dataclasses.replace(FIELD, **changes)
     return model
 
 

@@ -4,16 +4,18 @@ import copy
 import importlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from nerfstudio.scripts.train import main
-from tiny import tiny_stable_diffusion_folder
+from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
-from db3d_nerfstudio.field import GridFieldConfig
+from db3d_nerfstudio.exporting.finished_run import open_run
+from db3d_nerfstudio.pseudo_views import render
 
 VIEWS = 2
 pytestmark = pytest.mark.filterwarnings("ignore")  # nerfstudio's trainer and its imports, as in ns-train.
@@ -29,7 +31,7 @@ def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
     pipeline.model.guide.model = str(model)
     for name, value in {"variant": None, **guide}.items():
         setattr(pipeline.model.guide, name, value)
-    pipeline.model.field = GridFieldConfig(resolutions=(4, 8))
+    pipeline.model.field.resolutions = (4, 8)
     pipeline.model.sampler.num_samples = 16
     pipeline.datamanager.resolution = pipeline.datamanager.dataparser.resolution = 16
     pipeline.datamanager.dataparser.num_views = VIEWS
@@ -67,3 +69,20 @@ def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
     (checkpoint,) = (run.parent / "nerfstudio_models").iterdir()
     state = torch.load(checkpoint, weights_only=True)
     assert state["step"] == 9 and all(value.isfinite().all() for value in state["pipeline"].values())
+
+
+@pytest.mark.parametrize(
+    ("preset", "build", "grid"),
+    [("latent_nerf", tiny_stable_diffusion_folder, 8), ("latent_nerf_toybox", tiny_toybox_folder, 4)],
+)
+def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, tmp_path: Path, photos: Path) -> None:
+    config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out")
+    config.pipeline.phases.final.steps, config.pipeline.datamanager.resolution = 0, grid
+    main(config)
+    shutil.rmtree(tmp_path / "model")
+    (run,) = (tmp_path / "out").glob("*/*/*")
+    pipeline = open_run(run)
+    assert pipeline.model.field.colors.from_rgb_map.abs().min() > 0, "fitted, and kept"
+    images = render(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
+    assert images.shape == (VIEWS, 3, 16, 16) and images.std() > 0.01
+    assert not (run / "initial").exists() and not (run / "pseudo_views").exists()

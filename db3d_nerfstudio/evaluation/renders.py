@@ -1,6 +1,7 @@
 """Views of an asset all round: its albedo, lit from the camera, and the same light on white, so that shape must show.
 
 R-precision of the albedo is highest for the worst geometry (DreamFusion 2209.14988, table 2): report all three.
+The albedo of a NeRF of latents is what the affine map in its checkpoint makes of z (`colors.py`), at any resolution.
 """
 
 from __future__ import annotations

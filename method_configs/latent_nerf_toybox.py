@@ -1,0 +1,12 @@
+"""Baseline in the world of toys: a NeRF of the guide's z, in which every ray yields a patch of 4 x 4 pixels."""
+
+from copy import deepcopy
+
+from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
+from db3d_nerfstudio.method_configs.latent_nerf import in_latents
+from nerfstudio.plugins.types import MethodSpecification
+
+config = in_latents(deepcopy(dreambooth_fusion_toybox.method.config), channels=48, resolution=16)
+config.method_name = "latent-nerf-toybox"
+
+method = MethodSpecification(config, description="Baseline on a CPU: full DreamBooth, then a NeRF of the guide's z.")
