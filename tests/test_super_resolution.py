@@ -48,7 +48,7 @@ def test_images_are_those_of_the_pipeline(folder: Path, noise_level: int) -> Non
 def test_every_image_goes_by_its_own_small_one(folder: Path) -> None:
     guide = SuperResolutionConfig(model=str(folder)).setup()
     guide.show(torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)]), seeded())
-    seen = guide._inputs(torch.zeros(4, 3, 32, 32))  # Both prompts of classifier-free guidance.
+    seen = guide._inputs(torch.zeros(4, 3, 32, 32), guide.embed([""] * 4))  # Both prompts of classifier-free guidance.
     means = seen[:, 3:].mean((1, 2, 3))
     assert (means[[0, 2]] < -0.9).all() and (means[[1, 3]] > 0.9).all() and not seen[:, :3].any()
 
@@ -59,7 +59,7 @@ def test_less_noise_shows_more_of_the_small_image(folder: Path) -> None:
     for noise_level in (0, 25, 250):
         guide = SuperResolutionConfig(model=str(folder), noise_level=noise_level).setup()
         guide.show(small, seeded())
-        spread.append(guide._inputs(torch.zeros(1, 3, 32, 32))[:, 3:].std().item())
+        spread.append(guide._inputs(torch.zeros(1, 3, 32, 32), guide.embed([""]))[:, 3:].std().item())
     assert spread == sorted(spread) and spread[0] < 0.01 and spread[2] > 0.3
 
 

@@ -44,7 +44,7 @@ def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, pictures):
     for one, other in zip(whole.modules.parameters(), second.modules.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
     guide = ToyboxGuideConfig(model=tmp_path / "broken" / "guide").setup(device="cpu")
-    assert guide.prediction_type == "sample" and guide.embed(["a photo of a red dog, side view"]).shape[1] == 24
+    assert guide.prediction_type == "sample" and guide.embed(["a photo of a red dog, side view"]).shape[1] == 25
 
 
 def test_a_released_guide_trains_on_in_full_precision(tmp_path):
@@ -98,12 +98,24 @@ def test_several_processes_move_by_the_mean_of_their_gradients(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_left_and_right_become_slopes_that_mirror_each_other():
+    prompts = ["a duck, left side view", "a duck, overhead back right view", "a duck, side view"]
+    tokenizer = network.make_tokenizer()
+    side = network.side(tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids, tokenizer)
+    assert side.tolist() == [1, -1, 0]
+    z = torch.randn(3, 48, 2, 5)
+    told = network.with_side(z, side)
+    assert told.shape == (3, 49, 2, 5) and torch.equal(told[:, :48], z)
+    slope = torch.tensor([-1, -0.5, 0, 0.5, 1]).expand(2, 5)
+    torch.testing.assert_close(told[:, 48], torch.stack([slope, slope.flip(-1), torch.zeros(2, 5)]))
+
+
 def test_high_noise_is_drawn_more_often_in_proportion():
     torch.manual_seed(0)
     t = train.draw_timesteps(40_000, 1000)
     assert t.min() >= 0 and t.max() == 999
     shares = torch.histc(t.float(), bins=4, min=0, max=1000) / len(t)
-    torch.testing.assert_close(shares, torch.tensor([1, 3, 5, 7]) / 16, atol=0.01, rtol=0)
+    torch.testing.assert_close(shares, torch.tensor([1, 31, 211, 781]) / 1024, atol=0.01, rtol=0)
 
 
 def test_bfloat16_rounds_activations_and_not_weights(tmp_path, pictures):

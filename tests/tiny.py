@@ -126,7 +126,7 @@ def tiny_toybox_folder(path: Path, words: Sequence[str] = WORDS, resolution: int
     with torch.random.fork_rng():
         torch.manual_seed(0)
         text_encoder = CLIPTextModel(_text_config(CLIPTextConfig, len(vocabulary), 20, bos=1, eos=2, pad=0))
-        unet = UNet2DConditionModel(sample_size=resolution // 4, in_channels=48, out_channels=48, **_UNET)
+        unet = UNet2DConditionModel(sample_size=resolution // 4, in_channels=49, out_channels=48, **_UNET)
     text_encoder.save_pretrained(path / "text_encoder")
     unet.save_pretrained(path / "unet")
     schedule = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}

@@ -25,6 +25,7 @@ from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, Progress, finetu
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths, tensor_to_image
 from db3d_nerfstudio.toybox.examples import default_subject
+from db3d_nerfstudio.toybox.network import with_side
 
 INSTANCE, CLASS = "a photo of a sks duck", "a photo of a duck"
 WARM_UP = 3
@@ -161,7 +162,8 @@ def train_like_the_script(
                 eps = torch.randn_like(z)
                 t = torch.randint(noising.config.num_train_timesteps, (len(z),), device=z.device)
                 text = guide.text_encoder(torch.cat([tokens, class_tokens]))[0]
-                output = unet(noising.add_noise(z, eps, t), t, text, return_dict=False)[0]
+                z_t = with_side(noising.add_noise(z, eps, t), z.new_zeros(len(z)))
+                output = unet(z_t, t, text, return_dict=False)[0]
                 (mine, others), (target, target_of_others) = output.chunk(2), z.chunk(2)
                 loss = mse_loss(mine, target) + mse_loss(others, target_of_others)
                 accelerator.backward(loss)

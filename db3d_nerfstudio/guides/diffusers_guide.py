@@ -206,7 +206,7 @@ class DiffusersGuide(DiffusionGuide):
     def predict_noise(
         self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
-        inputs = self._inputs(z_t).to(self._unet_dtype, memory_format=torch.channels_last)
+        inputs = self._inputs(z_t, text).to(self._unet_dtype, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             output = self.unet(inputs, t, **self._conditions(text.to(self._unet_dtype))).sample
         output = output[:, : z_t.shape[1]]  # Networks that learned their variance give it in further channels.
@@ -221,7 +221,7 @@ class DiffusersGuide(DiffusionGuide):
                 return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
         raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
 
-    def _inputs(self, z_t: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b c2 hz wz"]:
+    def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
         """What the UNet sees at its entry."""
         return z_t
 

@@ -58,7 +58,7 @@ class SuperResolution(DeepFloydGuide):
         noise = standard_noise(large.shape, self.device, generator)
         self._shown = self._noising_abar**0.5 * large + (1 - self._noising_abar) ** 0.5 * noise
 
-    def _inputs(self, z_t: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b c2 hz wz"]:
+    def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
         if self._shown is None:
             raise ValueError(
                 "A super-resolution model is asked about nothing: call show() with the small images first."

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import isqrt
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
+from db3d_nerfstudio.toybox.network import side, with_side
 
 SHIPPED_MODEL = Path(__file__).parent.parent / "toybox" / "weights" / "guide"
 
@@ -32,7 +34,10 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
 
 
 class ToyboxGuide(DiffusersGuide):
-    """Pixels as z: patches become channels (space to depth), so that a CPU works on a small grid of many channels."""
+    """Pixels as z: patches become channels (space to depth), so that a CPU works on a small grid of many channels.
+
+    The last row of a text says which side its prompt names (`network.side`).
+    """
 
     config: ToyboxGuideConfig
     z_bound = 1.0
@@ -40,7 +45,7 @@ class ToyboxGuide(DiffusersGuide):
 
     def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)
-        self._patch = isqrt(self.unet.config.in_channels // 3)
+        self._patch = isqrt(self.unet.config.out_channels // 3)
         self.resolution = self.unet.config.sample_size * self._patch
         self.tells_sides = "left" in self.tokenizer.get_vocab()
 
@@ -57,6 +62,17 @@ class ToyboxGuide(DiffusersGuide):
                         f"Words it knows: {', '.join(close)}. "
                         'A subject of another kind is a "toy", as in "a photo of a sks toy".'
                     )
+
+    def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        text = super()._encode_text(prompts)
+        named = side(self._token_ids(self.tokenizer, prompts), self.tokenizer)
+        return torch.cat([text, named[:, None, None].expand(-1, 1, text.shape[2])], 1)
+
+    def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
+        return with_side(z_t, text[:, -1, 0])
+
+    def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
+        return super()._conditions(text[:, :-1])
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
         return pixel_unshuffle(resize(rgb, self.resolution) * 2 - 1, self._patch)
