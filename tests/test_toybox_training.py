@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.toybox import dataset, exam, network, release, train, train_judge
+from db3d_nerfstudio.toybox import dataset, exam, network, release, sides, train, train_judge
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
 from db3d_nerfstudio.toybox.muon import Muon, orthogonalise
 
@@ -101,10 +101,10 @@ def test_several_processes_move_by_the_mean_of_their_gradients(tmp_path):
 def test_left_and_right_become_slopes_that_mirror_each_other():
     prompts = ["a duck, left side view", "a duck, overhead back right view", "a duck, side view"]
     tokenizer = network.make_tokenizer()
-    side = network.side(tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids, tokenizer)
+    side = sides.side(tokenizer(prompts, padding="max_length", return_tensors="pt").input_ids, tokenizer)
     assert side.tolist() == [1, -1, 0]
     z = torch.randn(3, 48, 2, 5)
-    told = network.with_side(z, side)
+    told = sides.with_side(z, side)
     assert told.shape == (3, 49, 2, 5) and torch.equal(told[:, :48], z)
     slope = torch.tensor([-1, -0.5, 0, 0.5, 1]).expand(2, 5)
     torch.testing.assert_close(told[:, 48], torch.stack([slope, slope.flip(-1), torch.zeros(2, 5)]))

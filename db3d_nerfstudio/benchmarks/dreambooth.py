@@ -25,7 +25,7 @@ from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, Progress, finetu
 from db3d_nerfstudio.guides.toybox import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths, tensor_to_image
 from db3d_nerfstudio.toybox.examples import default_subject
-from db3d_nerfstudio.toybox.network import with_side
+from db3d_nerfstudio.toybox.sides import with_side
 
 INSTANCE, CLASS = "a photo of a sks duck", "a photo of a duck"
 WARM_UP = 3

@@ -15,7 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig, resize
-from db3d_nerfstudio.toybox.network import side, with_side
+from db3d_nerfstudio.toybox.sides import side, with_side
 
 SHIPPED_MODEL = Path(__file__).parent.parent / "toybox" / "weights" / "guide"
 
@@ -36,7 +36,7 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
 class ToyboxGuide(DiffusersGuide):
     """Pixels as z: patches become channels (space to depth), so that a CPU works on a small grid of many channels.
 
-    The last row of a text says which side its prompt names (`network.side`).
+    The last row of a text says which side its prompt names (`sides.side`).
     """
 
     config: ToyboxGuideConfig

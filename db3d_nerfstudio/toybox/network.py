@@ -1,7 +1,7 @@
 """The embedded text-to-image model: its parts, untrained, in diffusers' layout.
 
 Images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its full speed.
-One more channel says in which direction the left side and the right lie, if the caption names one (`with_side`). The
+One more channel says in which direction the left side and the right lie, if the caption names one (`sides.py`). The
 network predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the samples.
 """
 
@@ -10,10 +10,6 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
 
@@ -28,24 +24,6 @@ GRID = 16
 TEXT_WIDTH = 128
 """Width of the text embeddings."""
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-
-
-def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " b"]:
-    """1 for captions that say "left", -1 for those that say "right", else 0."""
-    left, right = tokenizer.convert_tokens_to_ids(["left", "right"])
-    return ((tokens == left).sum(1) - (tokens == right).sum(1)).float()
-
-
-def with_side(z: Float[Tensor, "b c h w"], side: Float[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
-    """Append a channel that rises from -side at the left edge to side at the right one.
-
-    A caption changes features everywhere alike, and a picture and its mirror image are as likely: from text alone the
-    network had not begun to tell the left side from the right after 200,000 images. A slope it can follow, and a
-    mirrored one means the mirror image.
-    """
-    slope = torch.linspace(-1, 1, z.shape[3], device=z.device, dtype=z.dtype)
-    channel = side.to(z)[:, None, None, None] * slope.expand(len(z), 1, *z.shape[2:])
-    return torch.cat([z, channel], 1).contiguous(memory_format=torch.channels_last)
 
 
 @cache
@@ -86,6 +64,7 @@ def make_unet() -> UNet2DConditionModel:
     The pooled text also scales and shifts every block's features (DeepFloyd IF's way): by cross-attention alone a model
     this small ignores its captions for the first 50,000 images.
     """
+    import torch
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(

@@ -24,6 +24,7 @@ from torch.nn import Parameter
 from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, DatasetConfig, Pictures, load_dataset, make_dataset
 from db3d_nerfstudio.toybox.muon import Muon
+from db3d_nerfstudio.toybox.sides import side, with_side
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
 SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
@@ -161,7 +162,7 @@ class Trainer:
         z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
         weight = (1 / (1 - abar)).clamp(max=self.config.max_weight)
         text = self.text_encoder(tokens).last_hidden_state
-        inputs = network.with_side(z_t, network.side(tokens, network.make_tokenizer()))
+        inputs = with_side(z_t, side(tokens, network.make_tokenizer()))
         loss = (weight * (self._predict(inputs, t, text) - z).square()).mean()
         if not loss.isfinite():
             raise FloatingPointError(f"The loss of step {self.step} is {loss}: lower --learning-rate.")
