@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.toybox import dataset, exam, network, release, sides, train, train_judge
+from db3d_nerfstudio.toybox import batches, dataset, exam, network, release, sides, train, train_judge
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
 from db3d_nerfstudio.toybox.muon import Muon, orthogonalise
 
@@ -21,11 +21,11 @@ def pictures(tmp_path_factory):
 
 
 def run(trainer: train.Trainer, pictures, steps: int) -> list[float]:
-    tokens = train.tokenize(pictures)
+    tokens = batches.tokenize(pictures)
     losses = []
     for _ in range(steps):
         torch.manual_seed(trainer.step)
-        losses.append(trainer.train_step(*train.draw_batch(pictures, tokens, trainer.config.batch_size)[:2]))
+        losses.append(trainer.train_step(*batches.draw_batch(pictures, tokens, trainer.config.batch_size)[:2]))
     return losses
 
 
@@ -66,14 +66,14 @@ def test_a_guide_of_fewer_words_learns_the_new_ones(tmp_path):
 def test_mirrored_pictures_change_left_and_right_in_their_captions():
     tokenizer = network.make_tokenizer()
     tokens = tokenizer(["a dog, left side view", "a dog, back right view", "a dog, front view"]).input_ids
-    swapped = [train.swap_sides(torch.tensor([row]))[0] for row in tokens]
+    swapped = [batches.swap_sides(torch.tensor([row]))[0] for row in tokens]
     said = [tokenizer.decode(row, skip_special_tokens=True) for row in swapped]
     assert said == ["a dog , right side view", "a dog , back left view", "a dog , front view"]
     images = np.zeros((1, 64, 64, 3), np.uint8)
     images[:, :, :32] = 255
     pictures = dataset.Pictures(images, [["a dog, left side view"] * 4], np.zeros((1, 3), int))
     torch.manual_seed(0)
-    drawn, captions, _ = train.draw_batch(pictures, train.tokenize(pictures), 16)
+    drawn, captions, _ = batches.draw_batch(pictures, batches.tokenize(pictures), 16)
     light_left = drawn[:, 0, 0, 0] > 0
     says_left = (captions == tokenizer.convert_tokens_to_ids("left")).any(1)
     assert torch.equal(light_left, says_left) and 0 < says_left.sum() < 16
@@ -166,7 +166,7 @@ def test_a_step_of_muon_has_the_same_length_whatever_the_gradients_scale():
 
 def test_captions_are_dropped_for_guidance():
     captions, empty = torch.zeros(400, 5, dtype=torch.long), torch.full((5,), -7)
-    chosen = train.drop_captions(captions, empty, 0.25)
+    chosen = batches.drop_captions(captions, empty, 0.25)
     assert ((chosen == -7).all(1) | (chosen == 0).all(1)).all()
     assert 0.15 < (chosen == -7).all(1).float().mean() < 0.35
 
@@ -174,7 +174,7 @@ def test_captions_are_dropped_for_guidance():
 def test_a_share_of_captions_says_toy():
     tokenizer = network.make_tokenizer()
     captions = tokenizer(["a photo of a red dog, side view"] * 400, return_tensors="pt").input_ids
-    said = tokenizer.batch_decode(train.say_toy(captions, 0.25), skip_special_tokens=True)
+    said = tokenizer.batch_decode(batches.say_toy(captions, 0.25), skip_special_tokens=True)
     assert 60 < sum(text == "a photo of a red toy , side view" for text in said) < 140
     assert sum(text == "a photo of a red dog , side view" for text in said) == 400 - said.count(
         "a photo of a red toy , side view"
@@ -183,7 +183,7 @@ def test_a_share_of_captions_says_toy():
 
 def test_the_judge_learns_and_is_saved_whole(tmp_path, pictures):
     torch.manual_seed(0)
-    judge, tokens = Judge(), train.tokenize(pictures)[:, 0]
+    judge, tokens = Judge(), batches.tokenize(pictures)[:, 0]
     rgb = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
     labels = torch.from_numpy(pictures.labels)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3)
@@ -205,7 +205,7 @@ def test_the_judge_learns_and_is_saved_whole(tmp_path, pictures):
 
 def test_unclear_views_do_not_count(pictures):
     labels = torch.from_numpy(np.array(pictures.labels))
-    judge, tokens = Judge().eval(), train.tokenize(pictures)[:, 0]
+    judge, tokens = Judge().eval(), batches.tokenize(pictures)[:, 0]
     rgb = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
     labels[:, 2] = 0
     with_views = judge.loss(rgb, tokens, labels)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
+from db3d_nerfstudio.toybox.batches import draw_batch, tokenize
 from db3d_nerfstudio.toybox.dataset import DatasetConfig, Pictures, load_dataset, make_dataset
 from db3d_nerfstudio.toybox.judge import HEADS, Judge
-from db3d_nerfstudio.toybox.train import draw_batch, tokenize
 
 FIRST_JUDGE_SEED = 2_000_000
 FIRST_HELD_OUT_SEED = 3_000_000
