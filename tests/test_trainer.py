@@ -225,3 +225,7 @@ def test_what_next_names_the_run(tmp_path):
         <= COMMANDS.keys()
     )
     assert all(str(tmp_path) in line for _, line in commands)
+    assert "the initial NeRF" not in dict(commands)  # A run in one stage has none.
+    (tmp_path / "initial").mkdir()
+    (tmp_path / "initial" / "config.yml").touch()
+    assert str(tmp_path / "initial") in dict(next_commands(tmp_path))["the initial NeRF"]

@@ -75,11 +75,12 @@ def try_lock(run: Path) -> bool:
 def next_commands(run: Path) -> list[tuple[str, str]]:
     """What to do with a finished run: commands that work without a guide and without a GPU."""
     config = f"--load-config {run / 'config.yml'}"
+    initial = run / "initial" / "config.yml"
     return [
         ("look at it", f"ns-viewer {config}"),
         ("a mesh", f"db3d export {run}"),
         ("a turntable", f"db3d turntable {run}"),
         ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
-        ("the initial NeRF", f"ns-viewer --load-config {run / 'initial' / 'config.yml'}"),
+        *([("the initial NeRF", f"ns-viewer --load-config {initial}")] if initial.exists() else []),
         ("all in one page", f"open {run / 'report.html'}"),
     ]
