@@ -118,6 +118,14 @@ def test_high_noise_is_drawn_more_often_in_proportion():
     torch.testing.assert_close(shares, torch.tensor([1, 31, 211, 781]) / 1024, atol=0.01, rtol=0)
 
 
+def test_captions_that_name_a_side_are_preferred():
+    captions = [["a dog, left side view", "a dog", "a dog, front view", "a dog, back view"]]
+    pictures = dataset.Pictures(np.zeros((1, 64, 64, 3), np.uint8), captions, np.zeros((1, 3), int))
+    torch.manual_seed(0)
+    drawn = batches.draw_batch(pictures, batches.tokenize(pictures), 1000)[1]
+    assert batches.names_side(drawn).float().mean().item() == pytest.approx(7 / (7 + 3), abs=0.05)
+
+
 def test_bfloat16_rounds_activations_and_not_weights(tmp_path, pictures):
     def first_loss(dtype):
         trainer = train.Trainer(train.TrainConfig(tmp_path / dtype, batch_size=2, dtype=dtype))

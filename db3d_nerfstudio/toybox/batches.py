@@ -8,8 +8,8 @@ from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, Pictures
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
-SIDED_WEIGHT = 6.0
-"""How much likelier than another one a caption is drawn that names the left or the right."""
+SIDED_WEIGHT = 7.0
+"""How many times as likely as another one a caption is drawn that names the left or the right."""
 
 
 def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
@@ -32,7 +32,7 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int
     mirrored = torch.rand(len(images)) < 0.5
     images[mirrored] = images[mirrored].flip(-1)
     captions = tokens[indices]
-    weights = 1 + SIDED_WEIGHT * names_side(captions).float()
+    weights = torch.where(names_side(captions), SIDED_WEIGHT, 1.0)
     chosen = captions[torch.arange(batch_size), torch.multinomial(weights, 1)[:, 0]]
     chosen[mirrored] = swap_sides(chosen[mirrored])
     return images, chosen, indices
