@@ -26,6 +26,9 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType
 
 Progress = Callable[[int, float], None]
+ViewWords = Literal["none", "file_names", "guess"]
+Captions = dict[str, float]
+"""What an image may be called, and the shares in which it is; they sum to 1."""
 
 
 @dataclass
@@ -52,8 +55,9 @@ class DreamBoothConfig:
     """The cap for the images of the class; diffusers' training scripts have none there."""
     masked_loss: bool = False
     """Learn only from the opaque part of photos with an alpha channel: the subject, not what was around it."""
-    view_words: bool = False
-    """Captions name the side that a photo's file name names (`2_back.jpg`: ", back view")."""
+    view_words: ViewWords = "none"
+    """Whether captions name the side that a photo shows: not at all, where its file name does (`2_back.jpg`), or
+    otherwise the one that the guide takes it for."""
     num_class_images: int = 64
     """How many images of the class the untouched guide makes."""
     class_views: bool = False
@@ -126,7 +130,7 @@ def needs_prior(guide: DiffusionGuide, config: DreamBoothConfig) -> bool:
 def finetune(
     guide: DiffusionGuide,
     images: Float[Tensor, "n 3 h w"],
-    prompts: list[str],
+    captions: list[Captions],
     prior: Prior | None,
     *,
     steps: int,
@@ -138,21 +142,21 @@ def finetune(
     """Move `guide.parameters()` in place; return the loss of every iteration, which depends on `seed` alone.
 
     Args:
-        prompts: One per image.
+        captions: Those of each image; whenever it is shown, one is drawn.
         prior: What `class_images()` made; None only if `needs_prior` says so.
         masks: 1 where the images show the subject; None for everywhere.
         progress: Called after every iteration with the number done and its loss.
     """
-    if len(prompts) != len(images):
-        raise ValueError(f"Every image needs its prompt: {len(images)} images, {len(prompts)} prompts.")
-    groups = [_Examples(guide, images, prompts, masks)]
+    if len(captions) != len(images):
+        raise ValueError(f"Every image needs its captions: {len(images)} images, captions of {len(captions)}.")
+    groups = [_Examples(guide, images, captions, masks)]
     if needs_prior(guide, config):
         if prior is None:
             raise ValueError(
                 "Prior preservation needs class images: make them with class_images(), or set prior_weight to 0."
             )
-        groups.append(_Examples(guide, prior.images, prior.prompts, None))
-    text = _Captions(guide, sorted({prompt for group in groups for prompt in group.prompts}))
+        groups.append(_Examples(guide, prior.images, [{prompt: 1.0} for prompt in prior.prompts], None))
+    text = _Texts(guide, sorted({prompt for group in groups for each in group.captions for prompt in each}))
 
     parameters = guide.parameters()
     optimizer = _optimizer(parameters, guide, config)
@@ -173,8 +177,8 @@ def finetune(
         scaler.unscale_(optimizer)
         if step == 0 and not any(p.grad is not None and p.grad.any() for p in parameters):
             raise UserError(
-                f'Nothing that may move takes part in the prompt "{prompts[0]}". For textual inversion, its identifier '
-                "must be the guide's new_token."
+                f'Nothing that may move takes part in the prompt "{next(iter(captions[0]))}". For textual inversion, '
+                "its identifier must be the guide's new_token."
             )
         torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         scaler.step(optimizer)
@@ -190,10 +194,10 @@ def finetune(
 
 
 class _Examples:
-    """Images with their prompts and masks, encoded once."""
+    """Images with their captions and masks, encoded once."""
 
-    def __init__(self, guide: DiffusionGuide, images: Tensor, prompts: list[str], masks: Tensor | None) -> None:
-        self.prompts = prompts
+    def __init__(self, guide: DiffusionGuide, images: Tensor, captions: list[Captions], masks: Tensor | None) -> None:
+        self.captions = captions
         with torch.no_grad():
             self.z = torch.cat([guide.encode(image[None].to(guide.device)) for image in images])
         if masks is None:
@@ -201,8 +205,16 @@ class _Examples:
         else:
             self.mask = interpolate(masks.to(self.z), self.z.shape[2:], mode="area")
 
+    def draw_caption(self, index: int, generator: torch.Generator) -> str:
+        """One of an image's captions, by their shares."""
+        captions = self.captions[index]
+        if len(captions) == 1:
+            return next(iter(captions))
+        drawn = torch.multinomial(torch.tensor(list(captions.values())), 1, generator=generator)
+        return list(captions)[drawn]
 
-class _Captions:
+
+class _Texts:
     """Text embeddings of prompts, computed once; again for every batch only where training changes them."""
 
     def __init__(self, guide: DiffusionGuide, prompts: list[str]) -> None:
@@ -219,7 +231,7 @@ class _Captions:
 def _loss(
     guide: DiffusionGuide,
     groups: list[_Examples],
-    text: _Captions,
+    text: _Texts,
     config: DreamBoothConfig,
     generator: torch.Generator,
 ) -> Float[Tensor, ""]:
@@ -228,10 +240,10 @@ def _loss(
     pairs = list(zip(groups, drawn, strict=True))
     z = torch.cat([group.z[index.to(guide.device)] for group, index in pairs])
     mask = torch.cat([group.mask[index.to(guide.device)] for group, index in pairs])
-    captions = text([group.prompts[i] for group, index in pairs for i in index.tolist()])
+    prompts = [group.draw_caption(i, generator) for group, index in pairs for i in index.tolist()]
     t = torch.randint(len(guide.alphas_cumprod), (len(z),), generator=generator).to(guide.device)
     eps = standard_noise(z.shape, guide.device, generator)
-    return dreambooth_loss(guide, z, captions, t, eps, mask, config.batch_size, config)
+    return dreambooth_loss(guide, z, text(prompts), t, eps, mask, config.batch_size, config)
 
 
 def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: DreamBoothConfig) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """The three fine-tuned guides of a run, and what they are made from: photos, captions, images of the class.
 
+RUN/photo_views/              which sides the guide takes the photos to show, if their captions are to say so
 RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
 RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
 """
@@ -19,10 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.captions import Captions, photo_captions
 from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.phases import PhasesConfig
-from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
+from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
 from db3d_nerfstudio.prompts import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.pseudo_views import load_pseudo_views
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
@@ -71,11 +73,11 @@ class FineTunes:
         """D_partial: a short fine-tuning on the photos."""
         if not self.config.needs_photos:
             return None
-        return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_prompts, {})
+        return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_captions, {})
 
     def full(self) -> Path | None:
         """D_full: a long one."""
-        return self._finetuned("full", self.config.full_steps, None, self.photos, self._photo_prompts, {})
+        return self._finetuned("full", self.config.full_steps, None, self.photos, self._photo_captions, {})
 
     def multiview(self, pseudo_views: Path, prompt: str, recipe: dict[str, Any]) -> Path | None:
         """D_partial, trained further on photos and pseudo views; the latter say which side they show.
@@ -87,9 +89,9 @@ class FineTunes:
         _, views = self.trainer.pipeline.datamanager.config.dataparser.orbit()
         sides = nearest_prompts(prompt, views, self.guide.tells_sides)
         images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
-        prompts = self._photo_prompts + sides
+        captions = self._photo_captions + [{side: 1.0} for side in sides]
         return self._finetuned(
-            "multiview", self.config.multiview_steps, self.partial(), images, prompts, {"pseudo_views": recipe}
+            "multiview", self.config.multiview_steps, self.partial(), images, captions, {"pseudo_views": recipe}
         )
 
     def _finetuned(
@@ -98,7 +100,7 @@ class FineTunes:
         steps: int,
         start: Path | None,
         images: Float[Tensor, "n 3 h w"],
-        prompts: list[str],
+        captions: list[Captions],
         recipe: dict[str, Any],
     ) -> Path | None:
         """The folder of a fine-tuned guide, or the one it starts from if there is nothing to tune."""
@@ -115,7 +117,7 @@ class FineTunes:
                 losses = finetune(
                     self.guide,
                     images,
-                    prompts,
+                    captions,
                     prior,
                     steps=steps,
                     config=self.config.dreambooth,
@@ -128,7 +130,7 @@ class FineTunes:
             (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
             self.trainer.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.trainer.step)
 
-        recipe = {"start": start and start.name, "steps": steps, "prompts": prompts, **self.base_recipe(), **recipe}
+        recipe = {"start": start and start.name, "steps": steps, "captions": captions, **self.base_recipe(), **recipe}
         return self.workspace.once(f"dreambooth/{name}", recipe, make)
 
     def _save_samples(self, name: str, path: Path) -> None:
@@ -167,10 +169,11 @@ class FineTunes:
         wanted = self.config.dreambooth.masked_loss
         return load_masks(self._photos_folder, self.guide.resolution) if wanted else None
 
-    @property
-    def _photo_prompts(self) -> list[str]:
-        config = self.config.dreambooth
-        return photo_captions(self._photos_folder, self.subject.instance_prompt, config.view_words)
+    @cached_property
+    def _photo_captions(self) -> list[Captions]:
+        view_words, seed = self.config.dreambooth.view_words, self.seed
+        with self.trainer.pipeline.model.guide_context():
+            return photo_captions(self.workspace, self.guide, self._photos_folder, self.subject, view_words, seed)
 
     @cached_property
     def class_images(self) -> Prior:

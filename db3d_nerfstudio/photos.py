@@ -1,7 +1,6 @@
 """The subject's photos: a folder of a few casual pictures, without poses."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.prompts import VIEW_NAMES, view_prompts
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -49,17 +47,6 @@ def load_masks(folder: Path, resolution: int) -> Float[Tensor, "n 1 h w"]:
         if mask.max() == 0:
             raise UserError(f"nothing is opaque in the central square of the photo {path}: replace or remove it")
     return masks
-
-
-def photo_captions(folder: Path, caption: str, view_words: bool) -> list[str]:
-    """The caption for every photo, with the view that the file's name says if `view_words`: "2_back.jpg"."""
-    paths = photo_paths(folder)
-    if not view_words:
-        return [caption] * len(paths)
-    views = [[word for word in re.split(r"[\W_\d]+", path.stem.lower()) if word in VIEW_NAMES] for path in paths]
-    if not any(views):
-        raise UserError(f"no photo in {folder} is named after a view ({', '.join(VIEW_NAMES)}): turn view_words off")
-    return [view_prompts(caption)[named[0]] if named else caption for named in views]
 
 
 def _read(path: Path) -> Image.Image:

@@ -17,6 +17,10 @@ config.pipeline.phases.dreambooth.num_class_images = 32
 # Likeness of the duck's samples from eight sides to the truth after 150 and 800 iterations (judge, two samples a side):
 # 2e-4 .68 and .77, 3e-4 .75 and .81, sides right in all of 16 and 15 of 16 of them.
 config.pipeline.phases.dreambooth.learning_rate = 3e-4
+# Without, the subject is learned from no side, and by the name of a side the class is meant: there the hat was missing.
+# Likeness of the duck's samples from eight sides to the truth (judge, two samples a side) after 800 iterations: .81
+# without, .85 with the photos' nearest sides named, .90 with 66 degrees called a side view in half of all cases.
+config.pipeline.phases.dreambooth.view_words = "guess"
 config.pipeline.phases.dreambooth.class_sample_steps = 20
 # At 64 x 64 pixels shapes and colours shine through all but the highest noise. One seed each: a chair distilled from
 # t in [0.02, 0.98] on is a stool with some legs (75 % of views judged chairs), from [0.7, 0.98] on it is tall, with

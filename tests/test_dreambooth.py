@@ -38,7 +38,7 @@ def images(value: float, num: int = 2, resolution: int = 16) -> Tensor:
 def tune(
     guide: DiffusionGuide, config: DreamBoothConfig = QUICK, steps: int = 3, seed: int = 0, **changes
 ) -> list[float]:
-    arguments = {"images": images(0.9), "prompts": [SUBJECT] * 2, "prior": Prior(images(0.5), [CLASS] * 2)}
+    arguments = {"images": images(0.9), "captions": [{SUBJECT: 1.0}] * 2, "prior": Prior(images(0.5), [CLASS] * 2)}
     return finetune(guide, **{**arguments, **changes}, steps=steps, config=config, seed=seed)
 
 
@@ -154,8 +154,19 @@ def test_each_image_goes_with_its_prompt() -> None:
     exact = torch.tensor([0.1, 0.9])[:, None, None, None].expand(2, 3, 4, 4)
     config = DreamBoothConfig(prior_weight=0.0, batch_size=8)
     arguments = {"images": exact, "prior": None, "config": config, "steps": 1}
-    assert max(tune(guide, prompts=["dark", "bright"], **arguments)) < 1e-6
-    assert min(tune(guide, prompts=["bright", "dark"], **arguments)) > 0.1
+    assert max(tune(guide, captions=[{"dark": 1.0}, {"bright": 1.0}], **arguments)) < 1e-6
+    assert min(tune(guide, captions=[{"bright": 1.0}, {"dark": 1.0}], **arguments)) > 0.1
+
+
+def test_captions_are_drawn_by_their_shares() -> None:
+    """The guide knows the image by one of its captions and errs alike whenever it is called by the other."""
+    guide = GaussianGuideConfig(means={"right": 0.9, "wrong": 0.1}, std=0.0, resolution=4).setup()
+    image = torch.full((1, 3, 4, 4), 0.9)
+    config = DreamBoothConfig(prior_weight=0.0, batch_size=1, learning_rate=0.0)
+    for share in (0.25, 0.75):
+        captions = [{"right": 1 - share, "wrong": share}]
+        losses = tune(guide, config, steps=200, images=image, captions=captions, prior=None)
+        assert sum(loss > 1e-6 for loss in losses) / 200 == pytest.approx(share, abs=0.1)
 
 
 def test_progress_is_told_after_every_iteration() -> None:
@@ -172,8 +183,8 @@ def test_class_images_are_needed_only_with_a_prior() -> None:
 
 
 def test_every_image_needs_its_prompt() -> None:
-    with pytest.raises(ValueError, match="2 images, 1 prompts"):
-        tune(gaussian_guide(), prompts=[SUBJECT])
+    with pytest.raises(ValueError, match="2 images, captions of 1"):
+        tune(gaussian_guide(), captions=[{SUBJECT: 1.0}])
 
 
 def test_loss_that_is_not_finite_stops_before_the_weights_are_touched() -> None:

@@ -64,7 +64,7 @@ def test_first_loss_of_a_fine_tuning_is_the_published_one(
     )
     subject, others = photos(0.8), photos(0.3)
     (ours,) = finetune(
-        guide, subject, [SUBJECT] * 2, Prior(others, [CLASS] * len(others)), steps=1, config=config, seed=SEED
+        guide, subject, [{SUBJECT: 1.0}] * 2, Prior(others, [CLASS] * len(others)), steps=1, config=config, seed=SEED
     )
 
     draw = torch.Generator().manual_seed(SEED)  # The batch that `finetune` drew.

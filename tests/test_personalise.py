@@ -83,7 +83,7 @@ def test_dreambooth_is_made_once_and_goes_on_where_it_was_stopped(
         ({"prompt": "a photo of a sks dragon"}, 'the word "dragon"'),
         ({"data": Path("/nowhere")}, "3 to 6 photos"),
         ({"dreambooth": replace(QUICK, masked_loss=True)}, "masked_loss off"),
-        ({"dreambooth": replace(QUICK, view_words=True)}, "view_words off"),
+        ({"dreambooth": replace(QUICK, view_words="file_names")}, "view_words to guess or none"),
     ],
 )
 def test_mistakes_are_found_before_the_fine_tuning(config: PersonaliseConfig, change: dict, message: str) -> None:

@@ -8,7 +8,6 @@ from db3d_nerfstudio.photos import (
     load_masks,
     load_photo,
     load_photos,
-    photo_captions,
     photo_paths,
     photos_digest,
     tensor_to_image,
@@ -79,12 +78,3 @@ def test_masks_are_the_opaque_parts(photos):
     Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(photos / "02.png")
     with pytest.raises(UserError, match=r"02\.png.*replace or remove"):
         load_masks(photos, 8)
-
-
-def test_captions_name_the_view_that_the_file_is_named_after(photos):
-    assert photo_captions(photos, "a sks dog", view_words=False) == ["a sks dog"] * 4
-    with pytest.raises(UserError, match="view_words off"):
-        photo_captions(photos, "a sks dog", view_words=True)
-    (photos / "00.png").rename(photos / "00_Back.png")
-    (photos / "01.png").rename(photos / "backpack.png")  # No view, though it begins like one.
-    assert photo_captions(photos, "a sks dog", view_words=True) == ["a sks dog, back view"] + ["a sks dog"] * 3

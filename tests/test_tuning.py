@@ -41,7 +41,7 @@ def guided(model: Path, **settings) -> StableDiffusionGuide:
 def tune(guide: StableDiffusionGuide | ToyboxGuide, prompt: str = "a <sks> dog", steps: int = 3) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     config = DreamBoothConfig(prior_weight=0.0, learning_rate=0.05)
-    finetune(guide, images, [prompt] * 2, None, steps=steps, config=config, seed=0)
+    finetune(guide, images, [{prompt: 1.0}] * 2, None, steps=steps, config=config, seed=0)
 
 
 @torch.no_grad()

@@ -98,11 +98,11 @@ def _finetune(
     guide: ToyboxGuide, photos: Path, class_folder: Path, steps: int, batch_size: int, progress: Progress
 ) -> None:
     images, others = load_photos(photos, guide.resolution), load_photos(class_folder, guide.resolution)
-    prompts, config = [INSTANCE] * len(images), DreamBoothConfig(batch_size=batch_size)
+    captions, config = [{INSTANCE: 1.0}] * len(images), DreamBoothConfig(batch_size=batch_size)
     finetune(
         guide,
         images,
-        prompts,
+        captions,
         Prior(others, [CLASS] * len(others)),
         steps=steps,
         config=config,

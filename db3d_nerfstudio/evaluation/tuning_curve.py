@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from db3d_nerfstudio.captions import photo_captions
 from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, needs_prior
 from db3d_nerfstudio.evaluation.bootstrap import bootstrap
 from db3d_nerfstudio.evaluation.personalisation import (
@@ -115,12 +116,15 @@ def tuning_curve(
     from db3d_nerfstudio.class_images import class_images
     from db3d_nerfstudio.photos import load_photos, tensor_to_image
     from db3d_nerfstudio.pseudo_views import contact_sheet
+    from db3d_nerfstudio.workspace import Workspace
 
     subject = Subject(toy.prompt(toy.templates[0], "sks"), "sks", toy.class_noun)
     photos, points = load_photos(toy.photos, guide.resolution), []
     prior = None
     if needs_prior(guide, config.dreambooth):
         prior = class_images(guide, subject.class_prompt, config.dreambooth, root / "class_images" / toy.class_noun)
+    view_words = config.dreambooth.view_words
+    captions = photo_captions(Workspace(sheets), guide, toy.photos, subject, view_words, config.seed)
     guide.load(None)
     with Progress() as bar:
         task = bar.add_task(toy.name, total=max(config.iterations))
@@ -134,9 +138,8 @@ def tuning_curve(
                 points.append(point)
 
         look(0)
-        prompts = [subject.instance_prompt] * len(photos)
         finetune(
-            guide, photos, prompts, prior,
+            guide, photos, captions, prior,
             steps=max(config.iterations), config=config.dreambooth, seed=config.seed, progress=look,
         )  # fmt: skip
     return points

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from db3d_nerfstudio.captions import photo_captions
 from db3d_nerfstudio.class_images import class_images
 from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.errors import UserError
@@ -27,7 +28,7 @@ from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
 from db3d_nerfstudio.personalisation.sheets import labelled_sheet
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
-from db3d_nerfstudio.photos import load_masks, load_photos, photo_captions, photos_digest, tensor_to_image
+from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
 from db3d_nerfstudio.prompts import Subject, parse_subject
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, announce, shown, tuning
 from db3d_nerfstudio.workspace import Workspace
@@ -110,7 +111,8 @@ class Personaliser:
         self.guide: DiffusersGuide = config.guide.setup(device=config.device)
         with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
             self.guide.embed([subject.class_prompt, *(prompt for use in self.uses for prompt in use.prompts)])
-        self._captions = photo_captions(data, subject.instance_prompt, config.dreambooth.view_words)
+        view_words = config.dreambooth.view_words
+        self._captions = photo_captions(self.workspace, self.guide, data, subject, view_words, config.seed)
         self._base = self.guide.fingerprint()
         self.progress = RunProgress(self._tasks())
 
@@ -145,9 +147,8 @@ class Personaliser:
                 progress=update,
             )
         change = save_checked(guide, path, self.subject.instance_prompt)
-        announce(
-            f'Saved, and the same when loaded again; it moves the answer to "{self._captions[0]}" by {change:.1%}.'
-        )
+        prompt = self.subject.instance_prompt
+        announce(f'Saved, and the same when loaded again; it moves the answer to "{prompt}" by {change:.1%}.')
         (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
 
     def _class_images(self) -> Prior:

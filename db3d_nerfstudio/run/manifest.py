@@ -36,6 +36,7 @@ CONTENTS = {
     "manifest.json": "this: inputs, settings, versions, times",
     "report.html": "the run in one page, made at its end or by `db3d report`",
     "config.yml": "every setting, for nerfstudio's programs (--load-config)",
+    "photo_views": "which sides the guide takes the photos to show",
     "class_images": "what the untouched guide thinks of the class, for prior preservation",
     "dreambooth/partial": "the guide after a short fine-tuning on the photos; samples.png shows what it draws",
     "dreambooth/full": "after a long one",
