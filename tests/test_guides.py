@@ -1,13 +1,16 @@
 """The guides in diffusers' layout, on tiny random models saved in the folders that the real ones come in."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides import diffusers_guide
 from db3d_nerfstudio.guides.adapters import ADAPTER_FILE
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, DiffusersGuideConfig
@@ -194,6 +197,14 @@ def test_fingerprint_tells_models_apart(config: DiffusersGuideConfig) -> None:
     assert guide.fingerprint() != base
     guide.load(None)
     assert guide.fingerprint() == base
+
+
+def test_model_that_is_told_no_sides_is_refused_in_one_line(toybox: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(toybox, tmp_path / "old")
+    unet = UNet2DConditionModel.from_pretrained(toybox, subfolder="unet")
+    UNet2DConditionModel.from_config({**unet.config, "in_channels": 48}).save_pretrained(folder / "unet")
+    with pytest.raises(UserError, match="48 channels and not 49.*train it again"):
+        ToyboxGuideConfig(model=folder).setup()
 
 
 def test_unknown_words_are_named_with_close_ones(toybox: Path) -> None:

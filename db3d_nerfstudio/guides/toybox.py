@@ -45,7 +45,14 @@ class ToyboxGuide(DiffusersGuide):
 
     def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)
-        self._patch = isqrt(self.unet.config.out_channels // 3)
+        read, written = self.unet.config.in_channels, self.unet.config.out_channels
+        if read != written + 1:  # Models of before 2026-11-24 were not told sides.
+            raise UserError(
+                f"the toybox guide in {config.source} reads {read} channels and not {written + 1}, the last of which "
+                "tells the side: train it again (python -m db3d_nerfstudio.toybox.train), or leave model unset for the "
+                "one that ships with the package"
+            )
+        self._patch = isqrt(written // 3)
         self.resolution = self.unet.config.sample_size * self._patch
         self.tells_sides = "left" in self.tokenizer.get_vocab()
 
