@@ -22,7 +22,8 @@ def make_config() -> DreamBooth3DTrainerConfig:
         method_name="dreambooth3d",
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True, camera_frustum_scale=2.0),
-        logging=LoggingConfig(local_writer=LocalWriterConfig(enable=False)),  # Progress is shown by db3d_nerfstudio.
+        # Progress is shown by db3d_nerfstudio. Odd, since distillation and reconstruction take turns in steps.
+        logging=LoggingConfig(steps_per_log=11, local_writer=LocalWriterConfig(enable=False)),
         vis="viewer",
         steps_per_save=100,
         mixed_precision=False,

@@ -103,6 +103,15 @@ def test_the_stages_pass_by_and_leave_their_artifacts(world, unbroken):
     assert not list(unbroken.rglob("*.tmp"))
 
 
+def test_tensorboard_gets_both_kinds_of_losses_and_the_pictures(unbroken):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(unbroken)).Reload()
+    losses = {name.split("/")[1] for name in events.Tags()["scalars"] if name.startswith("Train Loss Dict/")}
+    assert losses >= {"sds_loss", "recon_loss", "opacity_loss"}
+    assert {"DreamBooth full/samples", "Pseudo views"} <= set(events.Tags()["images"])
+
+
 def test_the_checkpoint_holds_the_whole_run_and_no_guide(world, unbroken):
     checkpoint = world.checkpoint("unbroken")
     assert checkpoint["step"] == INITIAL + FINAL - 1
