@@ -74,6 +74,7 @@ class PhaseRunner:
         seed_everything(self.seed, step)
         if phase.name == "final" and step == phase.start:
             self._start_second_nerf()
+        self._set_learning_rates(phase)
         self.model.set_progress(phase.progress)
         self.datamanager.progress = phase.progress
 
@@ -175,6 +176,15 @@ class PhaseRunner:
         self.trainer.optimizers.zero_grad_all()
         for optimizer in self.trainer.optimizers.optimizers.values():
             optimizer.state.clear()
+
+    def _set_learning_rates(self, phase: Phase) -> None:
+        """A function of the step alone, as everything is: a scheduler of nerfstudio counts on into the second NeRF."""
+        if self.config.learning_rate_left == 1:
+            return  # They may be a scheduler's.
+        left = self.config.learning_rate_left**phase.progress
+        for name, optimizer in self.trainer.optimizers.optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = left * self.trainer.config.optimizers[name]["optimizer"].lr
 
     # What these need.
 

@@ -56,6 +56,8 @@ class PhasesConfig:
     """The translation of the initial NeRF's renders by the fully tuned guide."""
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
     """The final NeRF, a second field: reconstruction of the pseudo views, and distillation by D_multi."""
+    learning_rate_left: float = 1.0
+    """What is left of the optimizers' learning rates at the end of each NeRF's training; they fall exponentially."""
     identifier: str = "sks"
     """The rare word in the prompt that stands for the subject."""
     class_noun: str | None = None

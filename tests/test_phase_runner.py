@@ -63,7 +63,7 @@ class StandIn(Trainer):
         self.config = config
         self.pipeline = config.pipeline.setup(device="cpu")
         optimizer = {"optimizer": AdamOptimizerConfig(lr=0.1), "scheduler": None}
-        configs = {"encodings": optimizer, "networks": optimizer}
+        config.optimizers = configs = {"encodings": optimizer, "networks": optimizer}
         self.optimizers = Optimizers(configs, self.pipeline.get_param_groups())
         self.train_lock = threading.Lock()
         self.record = RunRecord(config, config.run_folder())
@@ -136,6 +136,18 @@ def test_the_second_nerf_is_fresh_and_its_optimizer_forgets(config):
     assert runner.model.field.grids[0] is parameter and not torch.equal(parameter, before)
     assert not runner.trainer.optimizers.optimizers["encodings"].state and parameter.grad is None
     assert runner.trainer.saved == [START - 1], "the initial NeRF is safe before the long work begins"
+
+
+def test_learning_rates_fall_during_each_nerf_s_training(config):
+    def rates(left, steps):
+        config.pipeline.phases.learning_rate_left = left
+        runner = make_runner(config)
+        for step in steps:
+            runner.before_step(step)
+            yield runner.trainer.optimizers.optimizers["encodings"].param_groups[0]["lr"]
+
+    assert list(rates(0.01, (0, START, START + 2, START - 1))) == pytest.approx([0.1, 0.1, 0.01, 0.1 * 0.01 ** (2 / 3)])
+    assert set(rates(1.0, (0, START - 1, START))) == {0.1}
 
 
 def test_pseudo_views_made_late_still_show_the_initial_nerf(config):
