@@ -31,7 +31,7 @@ def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
     pipeline.model.guide.model = str(model)
     for name, value in {"variant": None, **guide}.items():
         setattr(pipeline.model.guide, name, value)
-    pipeline.model.field.resolutions = (4, 8)
+    pipeline.model.field.resolutions, pipeline.model.background_color = (4, 8), (1.0, 1.0, 1.0)
     pipeline.model.sampler.num_samples = 16
     pipeline.datamanager.resolution = pipeline.datamanager.dataparser.resolution = 16
     pipeline.datamanager.dataparser.num_views = VIEWS

@@ -28,7 +28,7 @@ SMALL = """
     --pipeline.phases.pseudo-views.sample-steps 4 --pipeline.datamanager.dataparser.num-views 4
     --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.resolution 16
     --pipeline.datamanager.train-num-rays-per-batch 64 --pipeline.model.field.resolutions 8 16
-    --machine.device-type cpu --start-paused True --steps-per-save 100000
+    --pipeline.model.background-color 1 1 1 --machine.device-type cpu --start-paused True --steps-per-save 100000
 """.split()
 
 

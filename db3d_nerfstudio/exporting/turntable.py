@@ -59,7 +59,7 @@ def panel(name: Panel, outputs: dict[str, Tensor], distance: float) -> Float[Ten
         return apply_depth_colormap(outputs["depth"], accumulation, near, far, ColormapOptions("turbo"))
     if name == "normals":  # The model's picture is (normal * accumulation + 1) / 2, grey where there is nothing.
         return outputs["normals"] + (1 - accumulation) / 2
-    return outputs["rgb"]
+    return outputs["albedo"] + (1 - accumulation)
 
 
 @torch.no_grad()
