@@ -21,13 +21,13 @@ def play(path, height, width):
 
 def test_panels_are_in_front_of_white():
     outputs = {
-        "rgb": torch.tensor([[[0.2, 0.4, 0.6], [1.0, 1.0, 1.0]]]),
+        "albedo": torch.tensor([[[0.2, 0.4, 0.6], [0.0, 0.0, 0.0]]]),  # "rgb" is in front of training's background.
         "accumulation": torch.tensor([[[1.0], [0.0]]]),
         "normals": torch.tensor([[[0.5, 0.5, 1.0], [0.5, 0.5, 0.5]]]),
         "depth": torch.tensor([[[2.0], [4.5]]]),
     }
     rgb, normals, depth = (turntable.panel(name, outputs, 3.0) for name in ("rgb", "normals", "depth"))
-    assert torch.equal(rgb, outputs["rgb"])
+    assert torch.equal(rgb, torch.tensor([[[0.2, 0.4, 0.6], [1.0, 1.0, 1.0]]]))
     assert normals.tolist() == [[[0.5, 0.5, 1.0], [1.0, 1.0, 1.0]]]
     assert depth[0, 1].tolist() == [1, 1, 1]
     near, middle = depth[0, 0], turntable.panel("depth", outputs | {"depth": torch.full((1, 2, 1), 3.0)}, 3.0)[0, 0]
