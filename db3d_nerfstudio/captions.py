@@ -80,7 +80,7 @@ def photo_captions(
 ) -> list[Captions]:
     """The captions of each photo; guesses are made once, and kept in the workspace's `photo_views/views.json`.
 
-    Leaves the guide as it came: fine-tuned on the photos it would know them by heart.
+    To guess, the guide is put back to what it came as: fine-tuned on the photos it would know them by heart.
 
     Raises:
         UserError: file names are to say the views, and none does.
