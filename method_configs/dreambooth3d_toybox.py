@@ -11,6 +11,10 @@ config.example = True
 config.pipeline.model.guide = ToyboxGuideConfig()
 config.pipeline.phases.initial.steps = 1500
 config.pipeline.phases.final.steps = 2500
+# Likeness of the duck's final NeRF to the truth, PSNR and views right, after 150 and 400 iterations: .91, 10.0 dB, 81 %
+# and .86, 10.1, 75 % (seed 42); .78, 8.8, 69 % and .89, 10.3, 81 % (seed 1). After 150, hat and wings come or not with
+# the seed; after 400 they come, at the price of front and back that are more alike.
+config.pipeline.phases.partial_steps = 400
 config.pipeline.phases.pseudo_views.sample_steps = 25
 config.pipeline.phases.dreambooth.num_class_images = 32
 # Likeness of the duck's samples from eight sides to the truth after 150 and 800 iterations (judge, two samples a side):

@@ -29,8 +29,8 @@ from db3d_nerfstudio.run.folder import settings
 from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 
 FAMILIES = [
-    (dreambooth3d, dreambooth_fusion, dreamfusion),
-    (dreambooth3d_toybox, dreambooth_fusion_toybox, dreamfusion_toybox),
+    (dreambooth3d, dreambooth_fusion, dreamfusion, 150),
+    (dreambooth3d_toybox, dreambooth_fusion_toybox, dreamfusion_toybox, 400),
 ]
 
 
@@ -41,8 +41,8 @@ def differences(one, other, prefix=""):
     return [] if one == other else [prefix.rstrip(".")]
 
 
-@pytest.mark.parametrize(("ours", "fusion", "text_only"), FAMILIES)
-def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only):
+@pytest.mark.parametrize(("ours", "fusion", "text_only", "partial"), FAMILIES)
+def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only, partial):
     configs = [preset.method.config for preset in (ours, fusion, text_only)]
     phases = [config.pipeline.phases for config in configs]
     stages = ["pipeline.phases.initial.steps", "pipeline.phases.final.steps", "pipeline.phases.partial_steps"]
@@ -50,7 +50,7 @@ def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, te
         changed = differences(settings(configs[0]), settings(config))
         assert sorted(changed) == sorted(["method_name", *stages])
     assert [p.total_steps() for p in phases] == [phases[0].total_steps()] * 3
-    assert [p.partial_steps for p in phases] == [150, 800, 0] and phases[0].full_steps == 800
+    assert [p.partial_steps for p in phases] == [partial, 800, 0] and phases[0].full_steps == 800
     assert {phase_at(phases[1], step).name for step in range(0, phases[1].total_steps(), 100)} == {"initial"}
 
 
