@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.distill import add_noise, standard_noise
+from db3d_nerfstudio.denoising import denoising_errors
 from db3d_nerfstudio.dreambooth import Captions, ViewWords
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
@@ -53,18 +53,12 @@ def guess_views(
     """How likely each of `front_half` is to be what each photo shows, by what the untouched guide makes of it."""
     views = front_half(guide.tells_sides)
     text = guide.embed([f"{class_prompt}, {view} view" for view in views])
-    generator, last = torch.Generator().manual_seed(seed), len(guide.alphas_cumprod) - 1
+    generator = torch.Generator().manual_seed(seed)
     guesses = []
     for photo in photos:
         z = guide.encode(photo[None].to(guide.device)).expand(len(views), -1, -1, -1)
-        errors = torch.zeros(len(views), device=guide.device)
-        for noise in GUESS_NOISES:
-            t = torch.full((len(views),), round(noise * last), device=guide.device)
-            of_noise = torch.zeros_like(errors)
-            for _ in range(GUESS_DRAWS):
-                eps = standard_noise(z[:1].shape, guide.device, generator).expand_as(z)
-                of_noise += (guide.predict_noise(add_noise(guide, z, t, eps), t, text) - eps).square().mean((1, 2, 3))
-            errors += of_noise / of_noise.mean() / len(GUESS_NOISES)
+        errors = denoising_errors(guide, z, text, noises=GUESS_NOISES, draws=GUESS_DRAWS, generator=generator)
+        errors = (errors / errors.mean(1, keepdim=True)).mean(0)
         shares = torch.softmax(-GUESS_SHARPNESS * errors, 0).tolist()
         guesses.append(dict(zip(views, shares, strict=True)))
     return guesses

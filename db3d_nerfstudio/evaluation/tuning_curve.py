@@ -3,7 +3,8 @@
     python -m db3d_nerfstudio.evaluation.tuning_curve --output outputs/tuning_curve
 
 DreamBooth3D (2303.13508, section 3.1) rests on this: a guide tuned a little is not yet sure of the subject but still
-knows its sides, one tuned long knows the subject and shows it from the photos' side whatever the prompt says.
+knows its sides, one tuned long knows the subject and shows it from the photos' side whatever the prompt says. The true
+toy says it without samples: how well does the guide denoise views from sides that it has seen, and from others?
 """
 
 from __future__ import annotations
@@ -11,11 +12,16 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
 
+from db3d_nerfstudio.cameras import Views
 from db3d_nerfstudio.captions import photo_captions
+from db3d_nerfstudio.denoising import denoising_errors
 from db3d_nerfstudio.dreambooth import DreamBoothConfig, finetune, needs_prior
 from db3d_nerfstudio.evaluation.bootstrap import bootstrap
 from db3d_nerfstudio.evaluation.personalisation import (
@@ -27,13 +33,18 @@ from db3d_nerfstudio.evaluation.personalisation import (
 from db3d_nerfstudio.evaluation.similarity import mean_pairwise
 from db3d_nerfstudio.evaluation.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
 from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
-from db3d_nerfstudio.prompts import VIEW_NAMES, Subject
+from db3d_nerfstudio.prompts import VIEW_NAMES, Subject, nearest_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from db3d_nerfstudio.guides.base import DiffusionGuide
     from db3d_nerfstudio.toybox.judge import Judge
+
+NOISES = (0.4, 0.6, 0.7, 0.8, 0.9)
+"""Fractions of the noise schedule at which true views are denoised."""
+DRAWS = 3
+"""Noises per fraction."""
 
 
 @dataclass
@@ -78,6 +89,21 @@ class Point:
     """PRES: mean cosine of samples of the class's prompt and photos of the subject; lower is better."""
     diversity: float
     """DIV: mean distance (1 - cosine) of samples of the subject's front; higher is better."""
+    error_seen: float
+    """Error of denoising true views from the half that the photos show, told the side; lower is better.
+
+    It is relative to the untouched guide's, which is told the class: below 1, the guide has learned something."""
+    error_unseen: float
+    """The same for true views from behind: above 1, it has lost more of the class than it has learned."""
+
+
+class Truth(NamedTuple):
+    """Views of the true toy all round, and how well the untouched guide denoises them."""
+
+    z: Float[Tensor, "v c hz wz"]
+    mask: Float[Tensor, "v 1 hz wz"]
+    views: Views
+    untouched: Float[Tensor, "t v"]
 
 
 def main(config: TuningCurveConfig) -> None:
@@ -126,13 +152,15 @@ def tuning_curve(
     view_words = config.dreambooth.view_words
     captions = photo_captions(Workspace(sheets), guide, toy.photos, subject, view_words, config.seed)
     guide.load(None)
+    truth = true_views(guide, toy, subject.class_prompt)
     with Progress() as bar:
         task = bar.add_task(toy.name, total=max(config.iterations))
 
         def look(done: int, loss: float | None = None) -> None:
             bar.update(task, completed=done)
             if done in config.iterations:
-                samples, point = look_at(guide, judge, subject, photos, done, config)
+                errors = errors_of(guide, truth, subject.instance_prompt)
+                samples, point = look_at(guide, judge, subject, photos, errors, done, config)
                 rows = [photos, *samples.split(config.per_view)]
                 tensor_to_image(contact_sheet(rows, guide.resolution)).save(sheets / f"{done:05d}.png")
                 points.append(point)
@@ -145,11 +173,45 @@ def tuning_curve(
     return points
 
 
+def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) -> Truth:
+    """Every other view of the evaluation, and the errors of the guide as it is, told the class and the side."""
+    from db3d_nerfstudio.evaluation.fidelity import photograph_truth
+    from db3d_nerfstudio.evaluation.renders import NUM_VIEWS, evaluation_orbit
+    from db3d_nerfstudio.toybox.scene import Studio
+    from db3d_nerfstudio.toybox.subjects import make_subject
+
+    images, masks = photograph_truth(Studio(make_subject(toy.toy, toy.class_noun)), every=2)
+    _, views = evaluation_orbit(guide.resolution, NUM_VIEWS // 2)
+    z = guide.encode(images.permute(0, 3, 1, 2).to(guide.device))
+    mask = interpolate(masks[:, None].to(z), z.shape[2:], mode="area")
+    return Truth(z, mask, views, _errors(guide, z, mask, views, class_prompt))
+
+
+def errors_of(guide: DiffusionGuide, truth: Truth, prompt: str) -> tuple[float, float]:
+    """`Point.error_seen` and `Point.error_unseen` of the guide as it is, told the prompt and the side."""
+    relative = (_errors(guide, truth.z, truth.mask, truth.views, prompt) / truth.untouched).mean(0)
+    behind = ((truth.views.azimuth + 180) % 360 - 180).abs() > 90
+    return relative[~behind].mean().item(), relative[behind].mean().item()
+
+
+def _errors(guide: DiffusionGuide, z: Tensor, mask: Tensor, views: Views, prompt: str) -> Float[Tensor, "t v"]:
+    with torch.no_grad():
+        text = guide.embed(nearest_prompts(prompt, views, guide.tells_sides))
+    generator = torch.Generator().manual_seed(0)
+    return denoising_errors(guide, z, text, noises=NOISES, draws=DRAWS, generator=generator, mask=mask)
+
+
 @torch.no_grad()
 def look_at(
-    guide: DiffusionGuide, judge: Judge, subject: Subject, photos: torch.Tensor, done: int, config: TuningCurveConfig
+    guide: DiffusionGuide,
+    judge: Judge,
+    subject: Subject,
+    photos: torch.Tensor,
+    errors: tuple[float, float],
+    done: int,
+    config: TuningCurveConfig,
 ) -> tuple[torch.Tensor, Point]:
-    """Samples of the subject from all sides, and what the judge makes of them."""
+    """Samples of the subject from all sides, and what the judge makes of them; `errors` are those of `errors_of`."""
 
     def sample(prompts: list[str]) -> torch.Tensor:
         return sample_prompts(
@@ -168,6 +230,8 @@ def look_at(
         views_right=sum(one == other for one, other in zip(said, asked, strict=True)) / len(asked),
         preservation=mean_pairwise(judge.look(of_class).embedding, real),
         diversity=diversity(samples[: config.per_view], unlikeness(judge)),
+        error_seen=errors[0],
+        error_unseen=errors[1],
     )
 
 
@@ -181,28 +245,33 @@ def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Ten
 
 
 def draw(curves: list[list[Point]], path: Path) -> None:
-    """Mean over toys of likeness and of the views, with bootstrap intervals, over the iterations."""
+    """Mean over toys, with bootstrap intervals, over the iterations: what samples show, errors of true views."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     iterations = [point.iterations for point in curves[0]]
-    figure, axes = pyplot.subplots(figsize=(7.0, 4.0), layout="constrained")
-    labels = {
+    of_samples = {
         "subject_similarity": "likeness of the subject",
         "view_diversity": "diversity of the views",
         "views_right": "shows the side that was asked for",
     }
-    for name, label in labels.items():
-        estimates = [bootstrap([getattr(points[i], name) for points in curves]) for i in range(len(iterations))]
-        (line,) = axes.plot(range(len(iterations)), [each.mean for each in estimates], "o-", label=label)
-        if len(curves) > 1:
-            low, high = ([each[end] for each in estimates] for end in (1, 2))
-            axes.fill_between(range(len(iterations)), low, high, alpha=0.15, color=line.get_color())
-    axes.set_xticks(range(len(iterations)), [str(number) for number in iterations])
-    axes.set(xlabel="DreamBooth iterations", ylim=(0, 1.02))
-    axes.legend()
+    of_truth = {"error_seen": "sides that photos show", "error_unseen": "other sides"}
+    figure, panels = pyplot.subplots(1, 2, figsize=(10.0, 4.0), layout="constrained")
+    for axes, labels in zip(panels, (of_samples, of_truth), strict=True):
+        for name, label in labels.items():
+            estimates = [bootstrap([getattr(points[i], name) for points in curves]) for i in range(len(iterations))]
+            (line,) = axes.plot(range(len(iterations)), [each.mean for each in estimates], "o-", label=label)
+            if len(curves) > 1:
+                low, high = ([each[end] for each in estimates] for end in (1, 2))
+                axes.fill_between(range(len(iterations)), low, high, alpha=0.15, color=line.get_color())
+        axes.set_xticks(range(len(iterations)), [str(number) for number in iterations])
+        axes.set(xlabel="DreamBooth iterations")
+        axes.legend()
+    panels[0].set(title="samples", ylim=(0, 1.02))
+    panels[1].axhline(1, color="grey", linestyle=":")
+    panels[1].set(title="error of denoising true views / the untouched guide's")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
