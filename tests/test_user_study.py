@@ -127,6 +127,11 @@ def test_answers_are_checked_and_a_participant_counts_once(finished, capsys):
 def test_the_page_asks_and_keeps_answers(finished):
     """In a real browser: every question of every pair is answered "left", a page that is loaded again knows it."""
     from selenium import webdriver
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def knows_all_after_loading(browser: webdriver.Chrome) -> bool:
+        browser.get(page)  # a browser writes storage to its disk some time after the page did
+        return browser.execute_script("return Object.keys(saved.answers).length === data.pairs.length")
 
     user_study.main(UserStudyConfig(finished))
     options = webdriver.ChromeOptions()
@@ -143,7 +148,7 @@ def test_the_page_asks_and_keeps_answers(finished):
                 }
                 element("next").click();
             }""")
-        browser.get(page)
+        WebDriverWait(browser, 20).until(knows_all_after_loading)
         text = browser.execute_script("return document.body.innerText")
         saved = json.loads(browser.execute_script("return JSON.stringify(saved)"))
         shown = browser.execute_script(
