@@ -37,12 +37,13 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
     resume: bool = True
     """Continue the newest unfinished run of the same command; False starts a new one."""
     example: Annotated[bool, tyro.conf.Suppress] = False
-    """Whether a command with neither photos nor prompt trains on the toy that comes with the package."""
+    """Whether a command without photos trains on the toy that comes with the package, if its prompt is of that toy."""
 
     def set_timestamp(self) -> None:
         """Called by `ns-train` before anything is written: check the input, and decide on the run folder."""
         with one_line(ValueError):
             self._check_subject()
+            self._check_learning_rates()
             self.output_dir = self.output_dir.absolute()
             self.max_num_iterations = min(self.max_num_iterations, self.pipeline.phases.total_steps())
             self._choose_run()
@@ -55,10 +56,8 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
 
     def _check_subject(self) -> None:
         datamanager, model, phases = self.pipeline.datamanager, self.pipeline.model, self.pipeline.phases
-        if self.example and datamanager.data is None and model.prompt is None:
-            from db3d_nerfstudio.toybox.examples import default_subject
-
-            datamanager.data, model.prompt = default_subject()
+        if self.example and datamanager.data is None:
+            self._take_example()
         if datamanager.data is None and phases.needs_photos:
             raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
         if model.prompt is None:
@@ -73,6 +72,26 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             datamanager.data = datamanager.data.expanduser().absolute()
             for path in photo_paths(datamanager.data):
                 load_photo(path, resolution=8)
+
+    def _take_example(self) -> None:
+        """Without photos, the bundled toy's: where there is no prompt, or one about a toy of its kind."""
+        from db3d_nerfstudio.toybox.examples import default_subject
+
+        model, phases = self.pipeline.model, self.pipeline.phases
+        photos, prompt = default_subject()
+        kind = parse_subject(prompt).class_noun
+        model.prompt = model.prompt or f"a photo of a {phases.identifier} {kind}"
+        if parse_subject(model.prompt, phases.identifier, phases.class_noun).class_noun == kind:
+            announce(f"The photos are those of the bundled {kind}; --data FOLDER takes yours")
+            self.pipeline.datamanager.data = photos
+
+    def _check_learning_rates(self) -> None:
+        scheduled = [name for name, optimizer in self.optimizers.items() if optimizer["scheduler"] is not None]
+        if scheduled and self.pipeline.phases.learning_rate_left != 1:
+            raise UserError(
+                f"the scheduler of {' and '.join(scheduled)} and phases.learning_rate_left both set the learning rate: "
+                "take the scheduler out, or set --pipeline.phases.learning-rate-left 1"
+            )
 
     def _choose_run(self) -> None:
         if self.timestamp == "{timestamp}" and self.resume and not self.load_dir and not self.load_checkpoint:

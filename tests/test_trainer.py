@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 from torch import nn
 
 from db3d_nerfstudio.cli import COMMANDS
@@ -13,6 +14,7 @@ from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.run.folder import next_commands
+from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig
 
 
@@ -129,6 +131,16 @@ def another_subject(config):
     begin(other)
 
 
+def two_rates(config):
+    config.pipeline.phases.learning_rate_left = 0.1
+    config.optimizers = {"encodings": {"optimizer": None, "scheduler": ExponentialDecaySchedulerConfig()}}
+
+
+def photos_of_another_kind(config):
+    forget_data(config)
+    config.example = True
+
+
 @pytest.mark.parametrize(
     ("spoil", "line"),
     [
@@ -139,6 +151,8 @@ def another_subject(config):
         (no_identifier, 'does not contain the identifier "sks"'),
         (not_writable, "cannot write to .* choose another --output-dir"),
         (another_subject, 'another subject .*"a photo of a sks dog".*choose another --timestamp'),
+        (photos_of_another_kind, "no photos: give --data a folder"),
+        (two_rates, "scheduler of encodings .* take the scheduler out, or set .*learning-rate-left 1"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(config, spoil, line):
@@ -148,12 +162,14 @@ def test_bad_input_is_one_line_with_the_fix(config, spoil, line):
     assert "\n" not in error.value.code
 
 
-def test_with_nothing_said_the_example_is_trained(config):
+@pytest.mark.parametrize("said", [None, "a photo of a green sks duck wearing a scarf"])
+def test_without_photos_the_example_s_are_taken_for_prompts_about_it(config, said):
     forget_data(config)
-    forget_prompt(config)
+    config.pipeline.model.prompt = said
     config.example = True
     config.set_timestamp()
-    assert "sks" in config.pipeline.model.prompt and config.pipeline.datamanager.data.is_dir()
+    assert config.pipeline.model.prompt == (said or "a photo of a sks duck")
+    assert config.pipeline.datamanager.data == default_subject()[0]
 
 
 @pytest.fixture
