@@ -27,7 +27,7 @@ from db3d_nerfstudio.fine_tunes import FineTunes, guide_task
 from db3d_nerfstudio.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
 from db3d_nerfstudio.photos import tensor_to_image
 from db3d_nerfstudio.prompts import PromptBank, parse_subject, view_prompts
-from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, render, save_pseudo_views
+from db3d_nerfstudio.pseudo_views import contact_sheet, in_chunks, render, save_pseudo_views, widened
 from db3d_nerfstudio.run.folder import read_config
 from db3d_nerfstudio.run.interventions import Interventions
 from db3d_nerfstudio.run.progress import PSEUDO_VIEWS, announce
@@ -130,13 +130,14 @@ class PhaseRunner:
             full = self.fine_tunes.full()
             cameras, views = self.datamanager.config.dataparser.orbit()
             with self._showing(initial):
-                renders = render(self.model, cameras)
+                renders, accumulation = render(self.model, cameras)
             self.guide.load(full)
             self._tune_details(path / "stage_2")
             bank = PromptBank(self.guide, self._stage_2_prompt, self.model.config.negative_prompt)
             text, uncond = bank.text(views), bank.uncond(views)
             generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
+            mask = None if config.margin is None else widened(accumulation, config.margin).to(self.guide.device)
             made: list[Tensor] = []
             with guide_task(self.trainer, PSEUDO_VIEWS) as progress:
 
@@ -150,6 +151,7 @@ class PhaseRunner:
                         guidance_scale=config.guidance_scale,
                         steps=config.sample_steps,
                         generator=generator,
+                        mask=None if mask is None else mask[part],
                     )
                     result = self.guide.enlarge(result, text[part], uncond[part], generator)
                     made.append(result)

@@ -42,6 +42,9 @@ class PseudoViewsConfig:
     """Classifier-free guidance of the translation: uncond + s * (cond - uncond)."""
     sample_steps: int = 50
     """Number of DDIM steps of the whole schedule; a translation takes the last `strength` of them."""
+    margin: float | None = None
+    """How far from the renders' silhouettes the guide may draw, in widths of the image; what is farther stays the
+    background. Unset, it draws everywhere, backgrounds of the photos too, and reconstruction takes them for matter."""
     chunk: int = 4
     """Number of renders translated at a time."""
 

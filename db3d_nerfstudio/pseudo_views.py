@@ -35,13 +35,22 @@ class PseudoViewDataset(InputDataset):
 
 
 @torch.no_grad()
-def render(model: Model, cameras: Cameras) -> Float[Tensor, "b 3 h w"]:
-    """The model seen by each camera, in [0, 1]; leaves the model in the mode it was in."""
+def render(model: Model, cameras: Cameras) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+    """The model seen by each camera, and its accumulation, in [0, 1]; leaves the model in the mode it was in."""
     training = model.training
     model.eval()
-    views = [model.get_outputs_for_camera(cameras[i : i + 1].to(model.device))["rgb"] for i in range(len(cameras))]
+    views = [model.get_outputs_for_camera(cameras[i : i + 1].to(model.device)) for i in range(len(cameras))]
     model.train(training)
-    return torch.stack(views).permute(0, 3, 1, 2).clamp(0, 1)
+    images = torch.stack([torch.cat([view["rgb"], view["accumulation"]], -1) for view in views])
+    rgb, accumulation = images.permute(0, 3, 1, 2).clamp(0, 1).split([3, 1], 1)
+    return rgb, accumulation
+
+
+def widened(accumulation: Float[Tensor, "b 1 h w"], margin: float) -> Float[Tensor, "b 1 h w"]:
+    """1 in the silhouettes and up to `margin` of the image's width away from them, else 0."""
+    reach = round(margin * accumulation.shape[-1])
+    silhouettes = (accumulation > 0.5).float()
+    return torch.nn.functional.max_pool2d(silhouettes, 2 * reach + 1, stride=1, padding=reach)
 
 
 def save_pseudo_views(

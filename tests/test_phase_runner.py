@@ -165,7 +165,9 @@ def test_pseudo_views_made_late_still_show_the_initial_nerf(config):
     assert bool((late.model.field.grids[0] == 5).all()), "and the model is given back what it had"
 
 
-@pytest.mark.parametrize(("name", "value"), [("strength", 1.0), ("guidance_scale", 1.0), ("sample_steps", 2)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("strength", 1.0), ("guidance_scale", 1.0), ("sample_steps", 2), ("margin", 0.1)]
+)
 def test_every_setting_of_the_translation_changes_the_pseudo_views(config, name, value):
     views = []
     for config.timestamp in ("run", "other"):

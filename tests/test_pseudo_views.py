@@ -13,6 +13,7 @@ from db3d_nerfstudio.pseudo_views import (
     render,
     save_pseudo_views,
     transforms,
+    widened,
 )
 
 
@@ -27,15 +28,24 @@ class Compass(Model):
     def get_outputs_for_camera(self, camera):
         assert not self.training and not torch.is_grad_enabled()
         direction = nn.functional.normalize(camera.camera_to_worlds[0, :, 3], dim=-1)
-        return {"rgb": (direction / 2 + 0.5).expand(4, 4, 3)}
+        return {"rgb": (direction / 2 + 0.5).expand(4, 4, 3), "accumulation": direction[1].abs().expand(4, 4, 1)}
 
 
 def test_renders_are_in_the_order_of_the_cameras_and_leave_the_model_in_training():
     model = Compass()
-    renders = render(model, orbit_cameras(4, 0.0, 3.0, 40.0, 4)[0])
+    renders, accumulation = render(model, orbit_cameras(4, 0.0, 3.0, 40.0, 4)[0])
     assert model.training
     expected = torch.tensor([[1, 0.5], [0.5, 1], [0, 0.5], [0.5, 0]])
     assert torch.allclose(renders[:, :2, 0, 0], expected, atol=1e-6)
+    assert torch.allclose(accumulation[:, 0, 0, 0], torch.tensor([0.0, 1, 0, 1]), atol=1e-6)
+
+
+def test_silhouettes_are_widened_by_a_share_of_the_width():
+    accumulation = torch.zeros(1, 1, 20, 40)
+    accumulation[..., 10, 20], accumulation[..., 0, 0] = 0.6, 0.4
+    rows, columns = widened(accumulation, 0.05)[0, 0].nonzero().unbind(1)
+    assert sorted(set(rows.tolist())) == [8, 9, 10, 11, 12] and sorted(set(columns.tolist())) == [18, 19, 20, 21, 22]
+    assert torch.equal(widened(accumulation, 0.0), (accumulation > 0.5).float())
 
 
 def test_pseudo_views_survive_the_disk_at_their_cameras_size(tmp_path):

@@ -83,6 +83,6 @@ def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, t
     (run,) = (tmp_path / "out").glob("*/*/*")
     pipeline = open_run(run)
     assert pipeline.model.field.colors.from_rgb_map.abs().min() > 0, "fitted, and kept"
-    images = render(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
+    images, _ = render(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
     assert images.shape == (VIEWS, 3, 16, 16) and images.std() > 0.01
     assert not (run / "initial").exists() and not (run / "pseudo_views").exists()

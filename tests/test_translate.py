@@ -97,6 +97,45 @@ def test_bounded_codecs_have_their_estimates_clipped() -> None:
     assert sample(guide, generator=seeded(), **settings).abs().max() <= 0.5
 
 
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_the_guide_draws_where_it_may_and_nowhere_else(strength: float) -> None:
+    """The analytic guide treats every pixel by itself: what is kept elsewhere does not change what is drawn."""
+    guide = gaussian_guide()
+    rgb = torch.rand(2, 3, 16, 16, generator=seeded())
+    settings = {**words(guide), "strength": strength, "guidance_scale": 1.0, "steps": 10}
+    left = torch.zeros(2, 1, 16, 16)
+    left[..., :8] = 1
+    free = translate(guide, rgb, **settings, generator=seeded())
+    kept = translate(guide, rgb, **settings, generator=seeded(), mask=left)
+    torch.testing.assert_close(kept[..., :8], free[..., :8])
+    torch.testing.assert_close(kept[..., 8:], rgb[..., 8:])
+    assert not torch.allclose(free[..., 8:], rgb[..., 8:], atol=0.1)
+
+
+def test_what_is_kept_is_as_noisy_as_what_is_drawn() -> None:
+    guide = gaussian_guide()
+    rgb, seen = torch.full((1, 3, 16, 16), 0.8), []
+    predict = guide.predict_noise
+    guide.predict_noise = lambda z_t, t, text: seen.append((z_t, t[0])) or predict(z_t, t, text)
+    text = {name: rows[:1] for name, rows in words(guide).items()}
+    mask = torch.zeros(1, 1, 16, 16)
+    translate(guide, rgb, **text, strength=0.8, guidance_scale=1.0, steps=10, generator=seeded(), mask=mask)
+    for z_t, t in seen:
+        abar = guide.alphas_cumprod[t]
+        noise = (z_t - abar.sqrt() * guide.encode(rgb)) / (1 - abar).sqrt()
+        assert noise.mean().abs() < 0.1 and noise.std() == pytest.approx(1, abs=0.1)
+
+
+def test_a_pixel_of_z_is_drawn_if_any_of_the_pixels_that_it_covers_may_be() -> None:
+    guide = gaussian_guide()
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[..., 5, 7] = 1
+    rgb = torch.full((2, 3, 32, 32), 0.9)
+    settings = {**words(guide), "strength": 0.9, "guidance_scale": 1.0, "steps": 10}
+    changed = (translate(guide, rgb, **settings, generator=seeded(), mask=mask) - 0.9).abs().amax(1) > 1e-4
+    assert changed[0].nonzero().tolist() == [[2, 3]]
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.1])
 def test_strength_outside_of_the_schedule_is_an_error(strength: float) -> None:
     guide = gaussian_guide()
