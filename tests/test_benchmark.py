@@ -153,11 +153,17 @@ def test_subjects_are_chosen_by_name(tmp_path, monkeypatch):
         benchmark.choose_subjects(replace(config, subjects=("cat",)), tmp_path)
 
 
-def records_of(values):
+def records_of(values, metric="score"):
     return [
-        {"subject": subject, "prompt": "p", "method": method, "seed": seed, "metrics": {"final": {"score": value}}}
+        {"subject": subject, "prompt": "p", "method": method, "seed": seed, "metrics": {"final": {metric: value}}}
         for (subject, method, seed), value in values.items()
     ]
+
+
+def test_margins_are_of_what_can_be_better():
+    values = {("a", "x", 1): 1.0, ("a", "y", 1): 0.5}
+    assert report.margins(records_of(values, "psnr"), ["x", "y"])["psnr"]["y"].mean == 0.5
+    assert report.margins(records_of(values, "mesh scale"), ["x", "y"]) == {}
 
 
 def test_seeds_are_averaged_before_subjects():

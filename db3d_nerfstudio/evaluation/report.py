@@ -44,9 +44,12 @@ def summarise(records: Sequence[Record], methods: Sequence[str]) -> dict[str, di
 
 
 def margins(records: Sequence[Record], methods: Sequence[str]) -> dict[str, dict[str, Estimate]]:
-    """How far the first method is above each other one, over the subjects and prompts that both have."""
+    """How far the first method is above each other one, over the subjects and prompts that both have.
+
+    Of what has no better, as a ceiling, there is nothing to say.
+    """
     table: dict[str, dict[str, Estimate]] = {}
-    for metric in metrics_of(records):
+    for metric in filter(direction, metrics_of(records)):
         ours = values_of(records, methods[0], metric)
         for method in methods[1:]:
             theirs = values_of(records, method, metric)
