@@ -58,12 +58,10 @@ def translate(
 
     Args:
         mask: 1 where the guide may draw, at least in part of what a pixel of z covers. Elsewhere every step begins
-            from the image, noised as far (SDEdit, algorithm 2).
+            from the image, noised as far (SDEdit with a mask).
     """
     if not 0 <= strength <= 1:
         raise UserError(f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {strength}.")
-    if strength == 1 and mask is None:
-        return sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator)
     z = guide.encode(rgb)
     taken = round(strength * steps)
     if taken == 0:
