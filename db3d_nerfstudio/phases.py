@@ -44,7 +44,7 @@ class PseudoViewsConfig:
     """Number of DDIM steps of the whole schedule; a translation takes the last `strength` of them."""
     margin: float | None = None
     """How far from the renders' silhouettes the guide may draw, in widths of the image; what is farther stays the
-    background. Unset, it draws everywhere, backgrounds of the photos too, and reconstruction takes them for matter."""
+    background. Unset, it draws everywhere, backgrounds of the photos too, which reconstruction then asks for."""
     chunk: int = 4
     """Number of renders translated at a time."""
 
