@@ -24,6 +24,7 @@ from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.progress import announce, shown
 from db3d_nerfstudio.run.record import RunRecord
 from db3d_nerfstudio.run.report import write_report
+from db3d_nerfstudio.viewer_panel import end_renders
 from db3d_nerfstudio.workspace import publish
 
 
@@ -144,7 +145,10 @@ class DreamBooth3DTrainer(Trainer):
         """Train what is left of the run, and show how far it is."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
         with shown(self.record.progress):
-            super().train()
+            try:
+                super().train()
+            finally:
+                end_renders()
 
     def save_checkpoint(self, step: int) -> None:
         """Save as one move, and not between micro-steps whose gradients belong together: those are not saved."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import base64
 import io
 import math
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import viser
 import viser.transforms
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
 from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
@@ -165,6 +167,16 @@ class ViewerPanel(ViewerControl):
                 wxyz=turned.wxyz,
                 position=pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO,
             )
+
+
+def end_renders() -> None:
+    """Wait for the viewer's threads to end: one that is inside torch when Python exits aborts the process."""
+    renders = [thread for thread in threading.enumerate() if isinstance(thread, RenderStateMachine)]
+    for render in renders:
+        render.running = False
+        render.interrupt_render_flag = True
+    for render in renders:
+        render.join()
 
 
 def as_markdown(image: Image.Image, name: str) -> str:

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
+from nerfstudio.engine.trainer import Trainer
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from torch import nn
 
 from db3d_nerfstudio.cli import COMMANDS
@@ -230,6 +232,21 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(trainer, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         trainer.save_checkpoint(3)
     assert saved(trainer) == ["step-000000001.ckpt"] and trainer.checkpoint_dir.name == "nerfstudio_models"
+
+
+def test_renders_of_the_viewer_end_with_the_training(trainer, monkeypatch):
+    trainer._start_step, trainer.config.machine.device_type = 0, "cpu"
+    viewer = SimpleNamespace(ready=False)  # So the thread waits, as one of a page that is still loading does.
+    render = RenderStateMachine(viewer, 1.0, client=None)
+
+    def interrupted(trainer):
+        render.start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not render.is_alive(), "inside torch, it would abort Python at its exit"
 
 
 def test_what_next_names_the_run(tmp_path):
