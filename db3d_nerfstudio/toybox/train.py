@@ -11,6 +11,7 @@ trains with two processes, which on two cores see a third more images than two t
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,6 +103,7 @@ def processes() -> tuple[int, int]:
         return 0, 1
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
+        atexit.register(distributed.destroy_process_group)  # Its threads would abort Python at its end.
     return distributed.get_rank(), distributed.get_world_size()
 
 
