@@ -76,6 +76,17 @@ def test_text_alone_gets_neither_photos_nor_identifier(subject, tmp_path):
     assert "--photos" in job.evaluate, "it is measured against the same photos"
 
 
+def test_a_method_with_options_is_another_method(subject, tmp_path):
+    method = f"{OURS} --pipeline.phases.multiview-steps 0"
+    job = job_of(subject, method, tmp_path, train_args=["--x", "1"])
+    assert job.train[:2] == ("ns-train", OURS)
+    assert job.train[-4:] == ("--x", "1", "--pipeline.phases.multiview-steps", "0"), "its own options hold against all"
+    assert job.folder != job_of(subject, OURS, tmp_path).folder and " " not in str(job.folder)
+    assert job.run == job.folder / "train" / OURS / "run", "where nerfstudio puts it"
+    with pytest.raises(UserError, match="no method of this package"):
+        job_of(subject, "nerfacto --x 1", tmp_path)
+
+
 def test_steps_are_divided_like_the_methods_own():
     name = "--pipeline.phases.{}.steps".format
     own = phases_of(OURS)
@@ -100,7 +111,7 @@ def one_by_one(jobs, config, finished):
 def test_failures_are_told_in_the_end_and_what_is_finished_stays(subject, pretend, monkeypatch):
     monkeypatch.setattr(benchmark, "choose_subjects", lambda config, root: [subject])
     monkeypatch.setattr(benchmark, "on_ray", one_by_one)
-    config = BenchmarkConfig(output=pretend / "out", methods=(OURS, FUSION, TEXT), prompts=1, seeds=(7,))
+    config = BenchmarkConfig(output=pretend / "out", methods=(f"{OURS} --x 1", FUSION, TEXT), prompts=1, seeds=(7,))
     with pytest.raises(UserError, match="1 of 3 cells failed, duck-1/a-photo-of-a-duck/dreamfusion.*out of luck"):
         benchmark.main(config)
     (pretend / "mended").touch()
@@ -108,7 +119,7 @@ def test_failures_are_told_in_the_end_and_what_is_finished_stays(subject, preten
     trained = (pretend / "trained").read_text().split()
     assert sorted(trained) == sorted([OURS, "1", FUSION, "1", TEXT, "1", TEXT, "1"])
     records = [json.loads(line) for line in (pretend / "out" / "results.jsonl").read_text().splitlines()]
-    assert [record["method"] for record in records] == [OURS, FUSION, TEXT]
+    assert [record["method"] for record in records] == [f"{OURS} --x 1", FUSION, TEXT]
     assert records[0]["prompt"] == "a photo of a duck" and records[0]["metrics"]["final"] == {"score": 0.5}
     assert (pretend / "out" / "pools" / "duck-1.txt").read_text() == "a photo of a duck\n"
     page = (pretend / "out" / "report.html").read_text()

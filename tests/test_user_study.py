@@ -10,6 +10,7 @@ from PIL import Image
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation import user_study
+from db3d_nerfstudio.evaluation.cell import run_folder
 from db3d_nerfstudio.evaluation.user_study import QUESTIONS, UserStudyConfig, majority, make_pairs, vote
 
 
@@ -24,7 +25,7 @@ def finished(tmp_path):
         for method in ("alpha", "beta"):
             record = {"subject": f"s{subject}", "prompt": "a <b>dog</b>", "method": method, "seed": 1}
             record |= {"cell": f"s{subject}/{method}", "photos": str(photos)}
-            folder = user_study.run_folder(tmp_path, record) / "evaluation"
+            folder = run_folder(tmp_path / "cells" / record["cell"], record["method"]) / "evaluation"
             folder.mkdir(parents=True)
             shade = 20 * subject + 5 * (method == "beta")
             Image.fromarray(np.full((4, 4, 3), shade, np.uint8)).save(folder / "turntable.webp", lossless=True)

@@ -33,7 +33,8 @@ class BenchmarkConfig:
     output: Path = Path("outputs/benchmark")
     """Folder of everything; on a cluster, one that all machines share."""
     methods: tuple[str, ...] = ("dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox")
-    """What to compare. The others are compared with the first."""
+    """What to compare. The others are compared with the first. One with other options is another method, in quotes:
+    "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
     """Kinds of toys; the toys themselves have been in no training set."""
     toys_per_class: int = 1

@@ -1,7 +1,7 @@
 """One cell of a benchmark: a subject, a prompt, a method and a seed; trained, then measured, in a folder of its own.
 
 CELL/recipe.json        what was asked for
-CELL/train/METHOD/run   the run; a cell that was killed goes on with it
+CELL/train/PRESET/run   the run; a cell that was killed goes on with it
 CELL/log.txt            what the programs said
 CELL/result.json        the metrics; a cell that has it is done
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Cell:
     template: str
     """The prompt, with "{}" where the subject goes."""
     method: str
-    """The `ns-train` method."""
+    """The `ns-train` method, with options of its own or without."""
     seed: int
     """Seed of the run."""
 
@@ -49,7 +50,8 @@ class Cell:
     def name(self) -> str:
         """The cell's folder in the benchmark's."""
         prompt = re.sub(r"\W+", "-", self.subject.prompt(self.template, None).lower()).strip("-")
-        return f"{self.subject.name}/{prompt}/{self.method}/seed-{self.seed}"
+        method = re.sub(r"[^\w.-]+", "-", self.method)
+        return f"{self.subject.name}/{prompt}/{method}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,12 @@ class Job:
     @property
     def run(self) -> Path:
         """The run's folder."""
-        return self.folder / "train" / self.cell.method / "run"
+        return run_folder(self.folder, self.cell.method)
+
+
+def run_folder(cell: Path, method: str) -> Path:
+    """Where in a cell's folder the run is: nerfstudio names it after the preset."""
+    return cell / "train" / method.split()[0] / "run"
 
 
 def phases_of(method: str) -> PhasesConfig:
@@ -106,17 +113,20 @@ def make_job(
 ) -> Job:
     """The commands of a cell. A method that looks at no photos gets none, and a prompt without identifier.
 
+    Options of the method itself come last, so that they hold against all others.
+
     Raises:
         UserError: unknown method.
     """
-    phases, subject = phases_of(cell.method), cell.subject
+    preset, *options = shlex.split(cell.method)
+    phases, subject = phases_of(preset), cell.subject
     folder = root / "cells" / cell.name
-    train = ["ns-train", cell.method, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
+    train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
     if phases.needs_photos:
         train += ["--data", str(subject.photos)]
     identifier = phases.identifier if phases.needs_photos else None
     train += ["--prompt", subject.prompt(cell.template, identifier), "--vis", "tensorboard"]
-    train += ["--machine.seed", str(cell.seed), *step_arguments(phases, steps), *train_args]
+    train += ["--machine.seed", str(cell.seed), *step_arguments(phases, steps), *train_args, *options]
     job = Job(cell, folder, tuple(train), (), threads)
     evaluate = ["db3d", "evaluate", "--run", str(job.run), "--photos", str(subject.photos)]
     evaluate += ["--pool", str(pool_file(root, subject))]

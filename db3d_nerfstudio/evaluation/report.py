@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from db3d_nerfstudio.evaluation.bootstrap import Estimate, bootstrap
+from db3d_nerfstudio.evaluation.cell import run_folder
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, TURNTABLE, VIEWS
 from db3d_nerfstudio.evaluation.subjects import BenchmarkSubject
 
@@ -133,7 +134,7 @@ def write_report(
 
 def _pictures(root: Path, record: Record) -> dict[str, Any]:
     """What a cell has to show."""
-    run = root / "cells" / record["cell"] / "train" / record["method"] / "run"
+    run = run_folder(root / "cells" / record["cell"], record["method"])
     return {
         **record,
         "turntable": data_uri(run / EVALUATION / TURNTABLE),

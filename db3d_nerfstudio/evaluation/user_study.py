@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.cell import run_folder
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, TURNTABLE
 
 QUESTIONS = {
@@ -138,7 +139,7 @@ def make_page(benchmark: Path, pairs: Sequence[Pair], study: str) -> str:
     pictures: dict[str, str] = {}
 
     def show(record: dict[str, Any]) -> str:
-        path = run_folder(benchmark, record) / EVALUATION / TURNTABLE
+        path = run_folder(benchmark / "cells" / record["cell"], record["method"]) / EVALUATION / TURNTABLE
         uri = data_uri(path)
         if uri is None:
             raise UserError(f"{path} is missing: start the benchmark again, and it will be made")
@@ -159,11 +160,6 @@ def make_page(benchmark: Path, pairs: Sequence[Pair], study: str) -> str:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True)
     study_data = {"study": study, "pairs": shown, "pictures": pictures, "questions": QUESTIONS}
     return environment.get_template("user_study.html").render(data=study_data)
-
-
-def run_folder(benchmark: Path, record: dict[str, Any]) -> Path:
-    """The run of a line of the results."""
-    return benchmark / "cells" / record["cell"] / "train" / record["method"] / "run"
 
 
 def read_key(path: Path) -> dict[str, Any]:
