@@ -83,8 +83,19 @@ def test_a_method_with_options_is_another_method(subject, tmp_path):
     assert job.train[-4:] == ("--x", "1", "--pipeline.phases.multiview-steps", "0"), "its own options hold against all"
     assert job.folder != job_of(subject, OURS, tmp_path).folder and " " not in str(job.folder)
     assert job.run == job.folder / "train" / OURS / "run", "where nerfstudio puts it"
-    with pytest.raises(UserError, match="no method of this package"):
-        job_of(subject, "nerfacto --x 1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "method, complaint",
+    [
+        ("nerfacto --x 1", '"nerfacto" is no method of this package'),
+        ("", '"" is no method of this package'),
+        (f"{OURS} --prompt 'a duck", "cannot read the arguments .*: No closing quotation"),
+    ],
+)
+def test_what_is_no_method_is_refused(subject, tmp_path, method, complaint):
+    with pytest.raises(UserError, match=complaint):
+        job_of(subject, method, tmp_path)
 
 
 def test_steps_are_divided_like_the_methods_own():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.evaluation.cell import Cell, Job, make_job, pool_file, run_job
+from db3d_nerfstudio.evaluation.cell import Cell, Job, make_job, pool_file, run_job, split_words
 from db3d_nerfstudio.evaluation.subjects import FIRST_TOY, BenchmarkSubject, dreambooth_subjects, toybox_subject
 
 Record = dict[str, Any]
@@ -119,8 +118,8 @@ def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkS
                     Cell(subject, template, method, seed),
                     root,
                     steps=config.steps,
-                    train_args=shlex.split(config.train_args),
-                    evaluate_args=shlex.split(config.evaluate_args),
+                    train_args=split_words(config.train_args),
+                    evaluate_args=split_words(config.evaluate_args),
                     threads=config.cores,
                 )
             )

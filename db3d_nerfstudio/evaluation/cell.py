@@ -95,6 +95,18 @@ def phases_of(method: str) -> PhasesConfig:
     raise UserError(f'"{method}" is no method of this package: choose among {", ".join(names)}')
 
 
+def split_words(line: str) -> list[str]:
+    """The arguments that a shell would make of a line.
+
+    Raises:
+        UserError: a quote in it is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"cannot read the arguments {line!r}: {error}") from None
+
+
 def step_arguments(phases: PhasesConfig, steps: int | None) -> list[str]:
     """Arguments that give a method `steps` NeRF micro-steps in all, divided between its stages as its own are.
 
@@ -116,9 +128,9 @@ def make_job(
     Options of the method itself come last, so that they hold against all others.
 
     Raises:
-        UserError: unknown method.
+        UserError: unknown method, or options that cannot be read.
     """
-    preset, *options = shlex.split(cell.method)
+    preset, *options = split_words(cell.method) or [""]
     phases, subject = phases_of(preset), cell.subject
     folder = root / "cells" / cell.name
     train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
