@@ -174,7 +174,8 @@ class PhaseRunner:
 
     def _start_second_nerf(self) -> None:
         """The paper's final NeRF is a second one: fresh weights in the same parameters, and optimizers that forget."""
-        self.model.reset_field()
+        if self.config.fresh_final:
+            self.model.reset_field()
         self.trainer.optimizers.zero_grad_all()
         for optimizer in self.trainer.optimizers.optimizers.values():
             optimizer.state.clear()

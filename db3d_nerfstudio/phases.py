@@ -58,7 +58,10 @@ class PhasesConfig:
     pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
     """The translation of the initial NeRF's renders by the fully tuned guide."""
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
-    """The final NeRF, a second field: reconstruction of the pseudo views, and distillation by D_multi."""
+    """The final NeRF: reconstruction of the pseudo views, and distillation by D_multi."""
+    fresh_final: bool = True
+    """Whether the final NeRF begins from scratch (the paper's is a second NeRF), or as a copy of the initial one, which
+    keeps more of it where pseudo views are wrong or contradict each other."""
     learning_rate_left: float = 1.0
     """What is left of the optimizers' learning rates at the end of each NeRF's training; they fall exponentially."""
     identifier: str = "sks"

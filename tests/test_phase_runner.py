@@ -125,15 +125,17 @@ def test_entering_again_after_a_restart_makes_nothing_and_resets_nothing(config)
     assert {path: path.stat().st_mtime_ns for path in first.workspace.root.rglob("*") if path.is_file()} == files
 
 
-def test_the_second_nerf_is_fresh_and_its_optimizer_forgets(config):
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_final_nerf_is_fresh_or_the_initial_one_and_its_optimizer_forgets(config, fresh):
+    config.pipeline.phases.fresh_final = fresh
     runner = make_runner(config)
     parameter = runner.model.field.grids[0]
     runner.before_step(0)
-    before = parameter.detach().clone()
     parameter.sum().backward()
     runner.trainer.optimizers.optimizers["encodings"].step()
+    initial = parameter.detach().clone()
     runner.before_step(START)
-    assert runner.model.field.grids[0] is parameter and not torch.equal(parameter, before)
+    assert runner.model.field.grids[0] is parameter and torch.equal(parameter, initial) != fresh
     assert not runner.trainer.optimizers.optimizers["encodings"].state and parameter.grad is None
     assert runner.trainer.saved == [START - 1], "the initial NeRF is safe before the long work begins"
 
