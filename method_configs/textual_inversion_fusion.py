@@ -10,6 +10,7 @@ from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
 def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
     """The identifier is the new word, and the only thing that is learned."""
     config.pipeline.model.guide.tuning = "textual_inversion"
+    config.pipeline.model.guide.train_text_encoder = False
     config.pipeline.phases.identifier = config.pipeline.model.guide.new_token
     return config
 
