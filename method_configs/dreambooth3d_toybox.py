@@ -37,7 +37,8 @@ config.pipeline.phases.dreambooth.view_words = "guess"
 # Images of the class from all sides keep the sides of the subject apart; at a low weight they leave it its accessories.
 # Initial NeRFs of a chair and a dog, class images without sides at weight 1, and with sides at .1 and a mean of the
 # weights: views right 56 and 100 %, 63 and 75 %, Janus rate 58 and 0 %, 0 and 8 %, likeness to the truth .89 and .96,
-# .85 and .88. With sides at weight 1 the duck has no hat; at .3, with the text encoder tuned, no beak.
+# .85 and .88. With sides at weight 1 the duck has no hat; at .3, with the text encoder tuned, no beak. At 0 its
+# final NeRF is as like the truth (.91) and nearer in shape (IoU .79 for .76), its beak faint; no other toy was tried.
 config.pipeline.phases.dreambooth.class_views = True
 config.pipeline.phases.dreambooth.prior_weight = 0.1
 config.pipeline.phases.dreambooth.class_sample_steps = 20
