@@ -173,7 +173,7 @@ class PhaseRunner:
             self.guide.tune_details(photos, prompt, self.config.dreambooth, self.seed, path)
 
     def _start_second_nerf(self) -> None:
-        """The paper's final NeRF is a second one: fresh weights in the same parameters, and optimizers that forget."""
+        """Fresh weights in the same parameters, unless those of the initial NeRF are kept; optimizers that forget."""
         if self.config.fresh_final:
             self.model.reset_field()
         self.trainer.optimizers.zero_grad_all()
