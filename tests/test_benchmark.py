@@ -188,6 +188,15 @@ def test_margins_are_of_what_can_be_better():
     assert report.margins(records_of(values, "mesh scale"), ["x", "y"]) == {}
 
 
+def test_gains_are_of_methods_that_have_two_nerfs():
+    records = records_of({("a", "x", 1): 1.0, ("b", "x", 1): 0.5, ("a", "y", 1): 0.5}, "psnr")
+    records[0]["metrics"]["initial"] = {"psnr": 0.25}
+    gains = report.gains(records, ["x", "y"])
+    assert {metric: list(row) for metric, row in gains.items()} == {"psnr": ["x"]}
+    assert gains["psnr"]["x"].mean == 0.75, "of subject a, the only one with an initial NeRF"
+    assert report.columns_of(gains, ["y", "x"]) == ["x"]
+
+
 def test_seeds_are_averaged_before_subjects():
     records = records_of({("a", "x", 1): 0.0, ("a", "x", 2): 1.0, ("b", "x", 1): 1.0, ("a", "y", 1): 0.25})
     assert report.values_of(records, "x", "score") == {("a", "p"): 0.5, ("b", "p"): 1.0}

@@ -3,7 +3,9 @@
     OUTPUT/cells/SUBJECT/PROMPT/METHOD/seed-N     see `cell.py`
     OUTPUT/pools/SUBJECT.txt                      the prompts among which R-precision looked
     OUTPUT/results.jsonl                          a line for every finished cell
-    OUTPUT/table.md, OUTPUT/report.html           means and intervals, and everything there is to look at
+    OUTPUT/table.md                               means and intervals
+    OUTPUT/views.png                              every subject from three sides: the truth, and what each method made
+    OUTPUT/report.html                            both, and everything else there is to look at
 
 Ray (https://www.ray.io) hands the cells out; what is finished stays finished, and what was killed goes on.
 """

@@ -13,20 +13,24 @@ from typing import Any
 from db3d_nerfstudio.evaluation.bootstrap import Estimate, bootstrap
 from db3d_nerfstudio.evaluation.cell import run_folder
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, TURNTABLE, VIEWS
+from db3d_nerfstudio.evaluation.gallery import gallery
 from db3d_nerfstudio.evaluation.subjects import BenchmarkSubject
 
 Record = dict[str, Any]
+GALLERY = "views.png"
 TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL = 128
 """Pixels of a photo's longer side in the report."""
 
 
-def values_of(records: Sequence[Record], method: str, metric: str) -> dict[tuple[str, str], float]:
+def values_of(
+    records: Sequence[Record], method: str, metric: str, stage: str = "final"
+) -> dict[tuple[str, str], float]:
     """A metric of a method's final assets: one value for every subject and prompt, the mean over seeds."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
-        if record["method"] == method and metric in record["metrics"]["final"]:
-            found[record["subject"], record["prompt"]].append(record["metrics"]["final"][metric])
+        if record["method"] == method and metric in record["metrics"].get(stage, ()):
+            found[record["subject"], record["prompt"]].append(record["metrics"][stage][metric])
     return {key: sum(values) / len(values) for key, values in found.items()}
 
 
@@ -53,11 +57,25 @@ def margins(records: Sequence[Record], methods: Sequence[str]) -> dict[str, dict
     for metric in filter(direction, metrics_of(records)):
         ours = values_of(records, methods[0], metric)
         for method in methods[1:]:
-            theirs = values_of(records, method, metric)
-            both = [ours[key] - theirs[key] for key in ours if key in theirs]
-            if both:
-                table.setdefault(metric, {})[method] = bootstrap(both)
+            _compare(table, metric, method, ours, values_of(records, method, metric))
     return table
+
+
+def gains(records: Sequence[Record], methods: Sequence[str]) -> dict[str, dict[str, Estimate]]:
+    """How far the final NeRF is above the initial one, of the methods that have two."""
+    table: dict[str, dict[str, Estimate]] = {}
+    for metric in filter(direction, metrics_of(records)):
+        for method in methods:
+            final = values_of(records, method, metric)
+            _compare(table, metric, method, final, values_of(records, method, metric, "initial"))
+    return table
+
+
+def _compare(table: dict, metric: str, method: str, ours: dict, theirs: dict) -> None:
+    """Enter the mean difference over what both have, if there is any."""
+    differences = [ours[key] - theirs[key] for key in ours if key in theirs]
+    if differences:
+        table.setdefault(metric, {})[method] = bootstrap(differences)
 
 
 def markdown_table(table: dict[str, dict[str, Estimate]], methods: Sequence[str]) -> str:
@@ -67,6 +85,11 @@ def markdown_table(table: dict[str, dict[str, Estimate]], methods: Sequence[str]
         cells = [str(row[method]) if method in row else "" for method in methods]
         lines.append(f"| {metric} {direction(metric)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def columns_of(table: dict[str, dict[str, Estimate]], methods: Sequence[str]) -> list[str]:
+    """The methods of which a table says anything."""
+    return [method for method in methods if any(method in row for row in table.values())]
 
 
 def direction(metric: str) -> str:
@@ -104,21 +127,25 @@ def write_report(
     subjects: Sequence[BenchmarkSubject],
     methods: Sequence[str],
 ) -> None:
-    """Write `table.md` and `report.html` into the benchmark's folder."""
+    """Write `table.md`, `views.png` and `report.html` into the benchmark's folder."""
     from jinja2 import Environment, FileSystemLoader
 
-    summary, differences = summarise(records, methods), margins(records, methods)
-    table = "Mean over subjects and prompts, with the 95 % bootstrap interval.\n\n" + markdown_table(summary, methods)
-    if differences:
-        table += f"\n{methods[0]} minus the others, on the same subjects and prompts.\n\n"
-        table += markdown_table(differences, methods[1:])
-    (root / "table.md").write_text(table, "utf8")
+    tables = [
+        ("Mean over subjects and prompts, with the 95 % bootstrap interval", summarise(records, methods)),
+        (f"{methods[0]} minus the others, on the same subjects and prompts", margins(records, methods)),
+        ("Final minus initial NeRF", gains(records, methods)),
+    ]
+    tables = [(title, table) for title, table in tables if table]
+    text = "\n".join(f"{title}\n\n{markdown_table(table, columns_of(table, methods))}" for title, table in tables)
+    (root / "table.md").write_text(text, "utf8")
+    picture = gallery(root, records, methods)
+    if picture is not None:
+        picture.save(root / GALLERY)
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(
-        methods=methods,
         direction=direction,
-        summary=summary,
-        differences=differences,
+        tables=[(title, table, columns_of(table, methods)) for title, table in tables],
+        gallery=data_uri(root / GALLERY),
         failures=failures,
         subjects=[
             {
