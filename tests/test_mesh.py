@@ -73,13 +73,19 @@ def test_surface_lies_on_the_level_set_and_faces_outwards():
     assert mesh.is_watertight and mesh.volume == pytest.approx(4 / 3 * np.pi / 8, rel=0.02)
 
 
-def test_smaller_pieces_go_and_hollows_are_filled():
+def test_dust_goes_and_hollows_are_filled():
     shell = ball(lambda distance: torch.where((distance > 0.2) & (distance < 0.4), 100.0, 0.0))
-    floater = ball(hard(0.15), center=(0.0, 0.0, 0.7))
-    mesh = extract_surface(shell + floater, 10.0)
+    dust = ball(hard(0.07), center=(0.0, 0.0, 0.7))
+    mesh = extract_surface(shell + dust, 10.0)
     assert mesh.body_count == 1 and mesh.is_watertight
     assert mesh.vertices[:, 2].max() < 0.45
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.15)
+
+
+def test_a_part_that_floats_stays():
+    mesh = extract_surface(ball(hard(0.4)) + ball(hard(0.12), center=(0.0, 0.0, 0.7)), 10.0)
+    assert mesh.body_count == 2 and mesh.is_watertight
+    assert mesh.vertices[:, 2].max() == pytest.approx(0.82, abs=0.04)
 
 
 def test_matter_at_the_edge_of_the_grid_is_closed():

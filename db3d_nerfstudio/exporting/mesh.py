@@ -1,4 +1,4 @@
-"""From a density field to a mesh: grid, level, marching cubes, largest component, face budget, y-up. Pure functions.
+"""From a density field to a mesh: grid, level, marching cubes without dust, face budget, y-up. Pure functions.
 
 The scene has z up and +x in front (`cameras.py`). A mesh that goes out into the world has y up and +z in front, as glTF
 wants it (glTF 2.0, section 3.4), its bounding box centred at the origin, and 1 as the box's longest edge.
@@ -29,6 +29,8 @@ NUM_LEVELS = 24
 """Levels that are tried."""
 SURFACE_OPACITY = 0.25
 """A surface is where this share of the light is gone."""
+LEAST_PIECE = 0.01
+"""What is smaller than this share of the largest piece of matter is dust; a beak that floats before its head is not."""
 MAX_RAYS = 64
 """Rays along each edge of a view that levels are judged by."""
 
@@ -100,11 +102,11 @@ def _first(hit: Bool[ndarray, "n r r"]) -> Float[ndarray, "r r"]:
 
 
 def extract_surface(grid: Float[ndarray, "r r r"], level: float) -> Trimesh:
-    """The closed outer surface of the largest piece of matter, in scene units.
+    """The closed outer surface of the matter, without dust, in scene units.
 
-    Pieces are sets of vertices above the level that touch. Hollows inside are filled, because no one sees them. The
-    cubes march on the logarithm of the density, which has the same level sets and is nearer to linear between two
-    vertices than a density that jumps from nothing to hundreds.
+    Pieces are sets of vertices above the level that touch; those below `LEAST_PIECE` go. Hollows inside are filled,
+    because no one sees them. The cubes march on the logarithm of the density, which has the same level sets and is
+    nearer to linear between two vertices than a density that jumps from nothing to hundreds.
 
     Raises:
         ValueError: nothing is above the level.
@@ -115,12 +117,13 @@ def extract_surface(grid: Float[ndarray, "r r r"], level: float) -> Trimesh:
 
     pieces, _ = ndimage.label(grid > level)
     sizes = np.bincount(pieces.ravel())
-    if len(sizes) < 2:
+    sizes[0] = 0  # What is below the level.
+    if not sizes.any():
         raise ValueError(f"no density is above the level {level:.3g}")
-    piece = pieces == 1 + sizes[1:].argmax()
+    matter = (sizes >= LEAST_PIECE * sizes.max())[pieces]
     values = np.log(np.maximum(grid, 1e-3 * level) / level)
-    values = np.where(piece, np.maximum(values, 1e-3), np.minimum(values, -1e-3))  # No corner of a cube on the surface.
-    values[ndimage.binary_fill_holes(piece) & ~piece] = 1.0
+    values = np.where(matter, np.maximum(values, 1e-3), np.minimum(values, -1e-3))  # No vertex on the surface.
+    values[ndimage.binary_fill_holes(matter) & ~matter] = 1.0
     values = np.pad(values, 1, constant_values=np.log(1e-3))
     vertices, faces, _, _ = marching_cubes(values, 0.0, gradient_direction="ascent")
     spacing = 2 * RADIUS / (len(grid) - 1)
