@@ -26,7 +26,7 @@ THUMBNAIL = 128
 def values_of(
     records: Sequence[Record], method: str, metric: str, stage: str = "final"
 ) -> dict[tuple[str, str], float]:
-    """A metric of a method's final assets: one value for every subject and prompt, the mean over seeds."""
+    """A metric of a method's assets of one stage: a value for every subject and prompt, the mean over seeds."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for record in records:
         if record["method"] == method and metric in record["metrics"].get(stage, ()):
