@@ -1,8 +1,8 @@
 """Where rays are sampled: inside the unit sphere, and there only in occupied space (instant NGP, 2201.05989, E.2).
 
 Samples are packed: one flat list over all rays, in order along each ray. That is the layout of nerfacc, whose
-`OccGridEstimator` holds the occupancy and traverses it on a GPU. Its traversal and its packed rendering exist only in
-CUDA, so on a CPU the grid is looked up here, and compositing over packed samples is written here, for every device.
+`OccGridEstimator` holds the occupancy. Its traversal and its packed rendering are CUDA kernels that do not compile for
+current releases of torch, so the grid is looked up here, in plain torch, on every device.
 """
 
 import functools
@@ -130,8 +130,6 @@ class OccupancySampler(nn.Module):
     def sample(self, rays: RayBundle) -> Samples:
         """Intervals in occupied cells; shifted at random along each ray in training."""
         near, far = intersect_sphere(rays)
-        if rays.origins.is_cuda:
-            return self._traverse(rays, near, far)
         step = (self.step_size / rays.directions.norm(dim=-1).clamp_min(1e-6))[:, None]
         shift = torch.rand_like(step) if self.training else torch.ones_like(step)
         index = torch.arange(self.config.num_samples + 1, device=near.device)
@@ -142,19 +140,6 @@ class OccupancySampler(nn.Module):
         kept = self._occupied(rays, (starts + ends) / 2).logical_and_(ends > starts).view(-1).nonzero()[:, 0]
         which = kept.div(len(index), rounding_mode="floor")
         return Samples(which, starts.view(-1)[kept], ends.view(-1)[kept], len(near))
-
-    def _traverse(self, rays: RayBundle, near: Float[Tensor, " n"], far: Float[Tensor, " n"]) -> Samples:
-        """The same on a GPU, by nerfacc's kernels, which want directions of unit length."""
-        length = rays.directions.norm(dim=-1, keepdim=True)
-        which, starts, ends = self.grid.sampling(
-            rays.origins.contiguous(),
-            (rays.directions / length).contiguous(),
-            t_min=near * length[:, 0],
-            t_max=torch.maximum(near, far) * length[:, 0],
-            render_step_size=self.step_size,
-            stratified=self.training,
-        )
-        return Samples(which, starts / length[which, 0], ends / length[which, 0], len(near))
 
     def _occupied(self, rays: RayBundle, distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
         """Whether there may be matter at these distances along the rays."""
