@@ -4,14 +4,14 @@ import torch
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.datamanager import DreamBooth3DDataManagerConfig
-from db3d_nerfstudio.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.ffmpeg import make_ffmpeg_findable
-from db3d_nerfstudio.guides.stable_diffusion import StableDiffusionGuideConfig
-from db3d_nerfstudio.model import DreamBooth3DModelConfig
-from db3d_nerfstudio.optimizers import FusedAdamConfig
-from db3d_nerfstudio.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
+from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.training.optimizers import FusedAdamConfig
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 make_ffmpeg_findable()  # Every ns-* command imports the presets; ns-render wants ffmpeg on PATH.
 

@@ -3,7 +3,7 @@
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.guides.deepfloyd import DeepFloydGuideConfig
+from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 
 config = make_config()
 config.method_name = "dreambooth3d-if"

@@ -3,7 +3,7 @@
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.guides.sdxl import SDXLGuideConfig
+from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 
 config = make_config()
 config.method_name = "dreambooth3d-sdxl"

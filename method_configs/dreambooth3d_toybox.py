@@ -3,8 +3,8 @@
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.field import GridFieldConfig
-from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 config = make_config()
 config.method_name = "dreambooth3d-toybox"

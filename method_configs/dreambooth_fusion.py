@@ -3,7 +3,7 @@
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def in_one_stage(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:

@@ -8,7 +8,7 @@ from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def in_latents(config: DreamBooth3DTrainerConfig, channels: int, resolution: int) -> DreamBooth3DTrainerConfig:

@@ -4,7 +4,7 @@ from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:

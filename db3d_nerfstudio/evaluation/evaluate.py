@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.evaluation.r_precision import drop_identifier
+from db3d_nerfstudio.evaluation.metrics.r_precision import drop_identifier
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.evaluation.measure import Photos, Reference
-    from db3d_nerfstudio.field import Field
+    from db3d_nerfstudio.evaluation.metrics.measure import Photos, Reference
+    from db3d_nerfstudio.nerf.field import Field
     from db3d_nerfstudio.toybox.subjects import Subject
-    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 EVALUATION = "evaluation"
 """The folder in the run folder that the results go to."""
@@ -62,12 +62,12 @@ def main(config: EvaluateConfig) -> None:
     """Write metrics, views and turntable into RUN/evaluation, and print the metrics."""
     from nerfstudio.utils.eval_utils import eval_setup
 
-    from db3d_nerfstudio.evaluation.measure import measure
-    from db3d_nerfstudio.evaluation.renders import render_orbit, save_turntable
+    from db3d_nerfstudio.evaluation.metrics.measure import measure
+    from db3d_nerfstudio.evaluation.metrics.renders import render_orbit, save_turntable
     from db3d_nerfstudio.photos import tensor_to_image
-    from db3d_nerfstudio.pseudo_views import contact_sheet
     from db3d_nerfstudio.run.folder import read_config
     from db3d_nerfstudio.run.progress import announce
+    from db3d_nerfstudio.training.pseudo_views import contact_sheet
 
     settings = read_config(config.run)
     if settings is None:
@@ -97,11 +97,11 @@ def main(config: EvaluateConfig) -> None:
 
 def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Reference:
     """What the run is measured against, according to its own settings and those of the evaluation."""
-    from db3d_nerfstudio.evaluation.encoders import clip_encoder, dino_encoder, judge_encoder
-    from db3d_nerfstudio.evaluation.measure import Reference
-    from db3d_nerfstudio.evaluation.pixels import load_lpips
-    from db3d_nerfstudio.evaluation.subjects import toybox_pool
-    from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+    from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
+    from db3d_nerfstudio.evaluation.metrics.encoders import clip_encoder, dino_encoder, judge_encoder
+    from db3d_nerfstudio.evaluation.metrics.measure import Reference
+    from db3d_nerfstudio.evaluation.metrics.pixels import load_lpips
+    from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
     from db3d_nerfstudio.toybox.judge import load_judge
 
     of_toys = isinstance(settings.pipeline.model.guide, ToyboxGuideConfig)
@@ -130,7 +130,7 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
 
 def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Photos | None:
     """The subject's photos, and where they show it; None for a run of text alone."""
-    from db3d_nerfstudio.evaluation.measure import Photos
+    from db3d_nerfstudio.evaluation.metrics.measure import Photos
     from db3d_nerfstudio.photos import load_masks, load_photos
 
     folder = config.photos or settings.pipeline.datamanager.data
@@ -156,8 +156,8 @@ def measure_mesh(field: Field, subject: Subject | None) -> dict[str, float]:
     Raises:
         UserError: the true toy is not known.
     """
-    from db3d_nerfstudio.evaluation.shape import compare
-    from db3d_nerfstudio.exporting.export import build_mesh
+    from db3d_nerfstudio.evaluation.metrics.shape import compare
+    from db3d_nerfstudio.results.export import build_mesh
 
     if subject is None:
         raise UserError("a mesh is measured against the true toy: name the toy's seed with --toy")

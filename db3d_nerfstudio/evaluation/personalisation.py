@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.evaluation.pixels import Distance
-from db3d_nerfstudio.prompts import VIEW_NAMES, view_prompts
+from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, view_prompts
+from db3d_nerfstudio.evaluation.metrics.pixels import Distance
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.guides.base import DiffusionGuide
@@ -56,7 +56,7 @@ def sample_prompts(
     chunk: int = 8,
 ) -> Float[Tensor, "n 3 h w"]:
     """One sample for each prompt; prompt and noise of each depend on its place in the list alone."""
-    from db3d_nerfstudio.translate import sample
+    from db3d_nerfstudio.diffusion.sampling import sample
 
     generator = torch.Generator().manual_seed(seed)
     parts = []

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
     from db3d_nerfstudio.cameras import Views
-    from db3d_nerfstudio.dreambooth import DreamBoothConfig
+    from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 

@@ -17,7 +17,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.source import read_config
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuideConfig
+    from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
 
 GIB = 2**30
 BATCH = 4

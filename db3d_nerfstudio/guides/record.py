@@ -16,7 +16,7 @@ from torch import nn
 from db3d_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuideConfig
+    from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
 
 RECORD_FILE = "guide.json"
 _PROBES = 64

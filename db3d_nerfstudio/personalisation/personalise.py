@@ -17,20 +17,20 @@ from typing import Any
 
 import torch
 
-from db3d_nerfstudio.captions import photo_captions
-from db3d_nerfstudio.class_images import class_images
-from db3d_nerfstudio.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
+from db3d_nerfstudio.diffusion.captions import photo_captions
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
+from db3d_nerfstudio.diffusion.prior import class_images
+from db3d_nerfstudio.diffusion.prompt_bank import Subject, parse_subject
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.choice import GuideChoice
-from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
 from db3d_nerfstudio.guides.record import decisive
-from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
 from db3d_nerfstudio.personalisation.sheets import labelled_sheet
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
 from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
-from db3d_nerfstudio.prompts import Subject, parse_subject
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, announce, shown, tuning
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.workspace import Workspace
 
 PERSONALISED = "personalised"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 
-from db3d_nerfstudio.distill import standard_noise
+from db3d_nerfstudio.diffusion.sds import standard_noise
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.choice import GuideChoice
-from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
-from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
 from db3d_nerfstudio.personalisation.sheets import labelled_sheet
 from db3d_nerfstudio.run.progress import RunProgress, Task, announce, shown
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 CANDIDATES = ("sks", "olis", "ohwx", "zwx", "rtr", "qvb")
 """Words that others have found rare; which of them are, depends on the model."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 
-from db3d_nerfstudio.phases import PhaseName
+from db3d_nerfstudio.training.phases import PhaseName
 from db3d_nerfstudio.workspace import publish
 
 FILE = "interventions.json"

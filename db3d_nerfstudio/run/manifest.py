@@ -25,7 +25,7 @@ from db3d_nerfstudio.run.folder import settings
 from db3d_nerfstudio.run.progress import Event, RunProgress
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 FILE = "manifest.json"
 SECONDS_BETWEEN_WRITES = 10.0

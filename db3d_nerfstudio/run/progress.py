@@ -16,7 +16,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from db3d_nerfstudio.phases import PhasesConfig
+from db3d_nerfstudio.training.phases import PhasesConfig
 
 Event = Literal["begin", "update", "end"]
 PACE_WINDOW = 100

@@ -16,8 +16,8 @@ from db3d_nerfstudio.run.manifest import Manifest, describe
 from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, RunProgress, run_tasks
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.phases import PhaseName
-    from db3d_nerfstudio.trainer import DreamBooth3DTrainerConfig
+    from db3d_nerfstudio.training.phases import PhaseName
+    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 LOSSES = "losses.jsonl"
 LINES = 500

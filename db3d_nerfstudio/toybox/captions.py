@@ -2,7 +2,7 @@
 
 from numpy.random import Generator
 
-from db3d_nerfstudio.prompts import DIRECTIONS
+from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
 from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
@@ -17,7 +17,7 @@ MAX_TOKENS = 24
 
 
 def view_word(azimuth: float, elevation: float) -> str:
-    """front, side, back or overhead; the convention of `db3d_nerfstudio.prompts`."""
+    """front, side, back or overhead; the convention of `db3d_nerfstudio.diffusion.prompt_bank`."""
     if elevation > 60:
         return "overhead"
     azimuth = abs((azimuth + 180) % 360 - 180)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from db3d_nerfstudio.guides.toybox import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.captions import VIEWS, caption
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import HEADS, SHIPPED_JUDGE, load_judge
 from db3d_nerfstudio.toybox.scene import CONTEXTS
 from db3d_nerfstudio.toybox.subjects import Traits, draw_traits
@@ -53,7 +53,7 @@ def main(config: ExamConfig) -> dict[str, float]:
     from rich.progress import track
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.translate import sample
+    from db3d_nerfstudio.diffusion.sampling import sample
 
     guide, judge = config.guide.setup(device="cpu"), load_judge(config.judge)
     questions = [draw_question(FIRST_EXAM_SEED + index) for index in range(config.num_captions)]

@@ -1,1 +1,0 @@
-"""How long things take; run by hand and never in tests."""

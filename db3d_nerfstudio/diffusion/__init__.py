@@ -1,0 +1,1 @@
+"""What is done with any guide: distillation, sampling, DreamBooth, each written once."""

@@ -1,0 +1,116 @@
+"""What photos are called in fine-tuning: the subject's prompt, and the side that a photo shows where it is known.
+
+DreamBooth's captions name no side. A guide that knows the names of sides then learns the subject without one, and what
+it is asked for by name stays the generic class. The side may be known from a file's name, or guessed: of several
+captions, that is the likeliest which lets the guide denoise the photo best (Li et al. 2023, arXiv 2303.16203).
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.diffusion.denoising import denoising_errors
+from db3d_nerfstudio.diffusion.dreambooth import Captions, ViewWords
+from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS, VIEW_NAMES, Subject
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.photos import load_photos, photo_paths, photos_digest
+from db3d_nerfstudio.run.progress import announce
+from db3d_nerfstudio.workspace import Workspace
+
+GUESS_NOISES = (0.5, 0.7, 0.8, 0.9, 0.95)
+"""Fractions of the noise schedule at which a photo is denoised: less noise hides no side, more hides every one."""
+GUESS_DRAWS = 4
+"""Noises per fraction."""
+GUESS_SHARPNESS = 25.0
+"""How much likelier a caption is per relative error of denoising: exp(-sharpness * error).
+
+Sharpness and noises are those that made the truth likeliest on 75 casual photos of 15 toys that the embedded guide had
+never seen: its best guess is the nearest direction in 72 % of them, and that or a neighbour in 93 %. Out of all eight
+directions the nearest would be best in 64 %, since front and back look much alike to it: it guesses in the front half.
+"""
+
+
+def named_view(path: Path) -> str | None:
+    """The view that a file is named after: "2_back.jpg"."""
+    words = re.split(r"[\W_\d]+", path.stem.lower())
+    return next((word for word in words if word in VIEW_NAMES), None)
+
+
+def front_half(tells_sides: bool) -> list[str]:
+    """What casual photos show of a subject."""
+    return [name for name in DIRECTIONS if "back" not in name] if tells_sides else ["front", "side"]
+
+
+@torch.no_grad()
+def guess_views(
+    guide: DiffusionGuide, photos: Float[Tensor, "n 3 h w"], class_prompt: str, seed: int
+) -> list[dict[str, float]]:
+    """How likely each of `front_half` is to be what each photo shows, by what the untouched guide makes of it."""
+    views = front_half(guide.tells_sides)
+    text = guide.embed([f"{class_prompt}, {view} view" for view in views])
+    generator = torch.Generator().manual_seed(seed)
+    guesses = []
+    for photo in photos:
+        z = guide.encode(photo[None].to(guide.device)).expand(len(views), -1, -1, -1)
+        errors = denoising_errors(guide, z, text, noises=GUESS_NOISES, draws=GUESS_DRAWS, generator=generator)
+        errors = (errors / errors.mean(1, keepdim=True)).mean(0)
+        shares = torch.softmax(-GUESS_SHARPNESS * errors, 0).tolist()
+        guesses.append(dict(zip(views, shares, strict=True)))
+    return guesses
+
+
+def caption(prompt: str, views: dict[str, float]) -> Captions:
+    """The prompt with each of the views named, or as it is if there are none."""
+    return {f"{prompt}, {view} view": share for view, share in views.items()} or {prompt: 1.0}
+
+
+def photo_captions(
+    workspace: Workspace, guide: DiffusionGuide, folder: Path, subject: Subject, view_words: ViewWords, seed: int
+) -> list[Captions]:
+    """The captions of each photo; guesses are made once, and kept in the workspace's `photo_views/views.json`.
+
+    To guess, the guide is put back to what it came as: fine-tuned on the photos it would know them by heart.
+
+    Raises:
+        UserError: file names are to say the views, and none does.
+    """
+    paths = photo_paths(folder)
+    views = [{} if (name := named_view(path)) is None else {name: 1.0} for path in paths]
+    if view_words == "none":
+        views = [{} for _ in paths]
+    elif view_words == "file_names" and not any(views):
+        raise UserError(
+            f"no photo in {folder} is named after a view ({', '.join(VIEW_NAMES)}): set view_words to guess or none"
+        )
+    elif view_words == "guess":
+        guessed = _guessed(workspace, guide, folder, subject.class_prompt, seed)
+        views = [view or guess for view, guess in zip(views, guessed, strict=True)]
+    return [caption(subject.instance_prompt, each) for each in views]
+
+
+def _guessed(
+    workspace: Workspace, guide: DiffusionGuide, folder: Path, class_prompt: str, seed: int
+) -> list[dict[str, float]]:
+    guide.load(None)
+
+    def make(path: Path) -> None:
+        guesses = guess_views(guide, load_photos(folder, guide.resolution), class_prompt, seed)
+        names = [photo.name for photo in photo_paths(folder)]
+        likeliest = [max(guess, key=guess.__getitem__) for guess in guesses]
+        announce("The photos show: " + ", ".join(f"{n} {view}" for n, view in zip(names, likeliest, strict=True)))
+        text = json.dumps(dict(zip(names, guesses, strict=True)), indent=2)
+        (path / "views.json").write_text(f"{text}\n", "utf8")
+
+    recipe = {
+        "photos": photos_digest(folder),
+        "guide": guide.fingerprint(),
+        "class_prompt": class_prompt,
+        "seed": seed,
+    }
+    path = workspace.once("photo_views", recipe, make)
+    return list(json.loads((path / "views.json").read_text("utf8")).values())

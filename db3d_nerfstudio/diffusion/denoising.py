@@ -1,0 +1,42 @@
+"""How well a guide denoises images when it is told what they show: what its training minimised, noise by noise.
+
+In a few evaluations, and with no sample's chance, it says what a guide knows of a subject, sides it never saw included.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.diffusion.sds import add_noise, standard_noise
+from db3d_nerfstudio.guides.base import DiffusionGuide
+
+
+@torch.no_grad()
+def denoising_errors(
+    guide: DiffusionGuide,
+    z: Float[Tensor, "b c hz wz"],
+    text: Float[Tensor, "b n d"],
+    *,
+    noises: Sequence[float],
+    draws: int,
+    generator: torch.Generator,
+    mask: Float[Tensor, "b 1 hz wz"] | None = None,
+) -> Float[Tensor, "t b"]:
+    """Mean squared error of the guide's noise estimate at each of `noises`, the same noise for all of a batch.
+
+    Args:
+        noises: Fractions of the noise schedule.
+        draws: Noises of which each error is the mean.
+        mask: Where errors count; unset, everywhere.
+    """
+    mask = torch.ones_like(z[:, :1]) if mask is None else mask.to(z)
+    errors = torch.zeros(len(noises), len(z), device=z.device)
+    for row, fraction in zip(errors, noises, strict=True):
+        t = torch.full((len(z),), round(fraction * (len(guide.alphas_cumprod) - 1)), device=z.device)
+        for _ in range(draws):
+            eps = standard_noise(z[:1].shape, z.device, generator).expand_as(z)
+            squared = (guide.predict_noise(add_noise(guide, z, t, eps), t, text) - eps).square()
+            row += (squared.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)) / draws
+    return errors

@@ -1,0 +1,1 @@
+"""Subjects by methods: cells, tables, pictures, and what people answered."""

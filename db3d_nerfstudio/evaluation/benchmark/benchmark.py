@@ -1,0 +1,193 @@
+"""`db3d benchmark`: subjects x prompts x methods x seeds, each cell trained and measured, here or on a cluster.
+
+    OUTPUT/cells/SUBJECT/PROMPT/METHOD/seed-N     see `cell.py`
+    OUTPUT/pools/SUBJECT.txt                      the prompts among which R-precision looked
+    OUTPUT/results.jsonl                          a line for every finished cell
+    OUTPUT/table.md                               means and intervals
+    OUTPUT/views.png                              every subject from three sides: the truth, and what each method made
+    OUTPUT/report.html                            both, and everything else there is to look at
+
+Ray (https://www.ray.io) hands the cells out; what is finished stays finished, and what was killed goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.benchmark.cell import Cell, Job, make_job, pool_file, run_job, split_words
+from db3d_nerfstudio.evaluation.benchmark.subjects import (
+    FIRST_TOY,
+    BenchmarkSubject,
+    dreambooth_subjects,
+    toybox_subject,
+)
+
+Record = dict[str, Any]
+
+
+@dataclass
+class BenchmarkConfig:
+    """Compare methods on subjects. Started again, it goes on where it was."""
+
+    output: Path = Path("outputs/benchmark")
+    """Folder of everything; on a cluster, one that all machines share."""
+    methods: tuple[str, ...] = ("dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox")
+    """What to compare. The others are compared with the first. One with other options is another method, in quotes:
+    "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
+    classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
+    """Kinds of toys; the toys themselves have been in no training set."""
+    toys_per_class: int = 1
+    """Toys of each kind."""
+    first_toy: int = FIRST_TOY
+    """Seed of the first toy."""
+    photos: Path | None = None
+    """Folder in the layout of the DreamBooth data set, with its prompts_and_classes.txt: takes the toys' place."""
+    subjects: tuple[str, ...] = ()
+    """Names of the subjects to take; unset, all."""
+    prompts: int = 1
+    """How many of a subject's prompts; the first is "a photo of a ..."."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds of the runs."""
+    steps: int | None = None
+    """NeRF micro-steps of every run, whatever the method; unset, each method's own."""
+    train_args: str = ""
+    """Further arguments for every `ns-train`, after an equals sign: --train-args="--steps-per-save 500"."""
+    evaluate_args: str = ""
+    """Further arguments for every `db3d evaluate`: --evaluate-args="--clip ViT-B/32 --dino facebook/dino-vits16"."""
+    cores: int = 1
+    """Cores of a cell."""
+    gpus: float = 0.0
+    """GPUs of a cell; a fraction lets cells share one."""
+    address: str = "local"
+    """Ray's cluster, as "ray://host:10001" or "auto"; local starts one on this machine."""
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Train and measure what is not finished, and write the results.
+
+    Raises:
+        UserError: a wrong input, or cells that failed, after all others are done.
+    """
+    from db3d_nerfstudio.evaluation.benchmark.report import write_report
+    from db3d_nerfstudio.run.progress import announce
+
+    root = config.output.absolute()
+    subjects = choose_subjects(config, root)
+    jobs = make_jobs(config, root, subjects)
+    records, failures = run_all(jobs, config)
+    lines = [json.dumps(record) + "\n" for record in records]
+    (root / "results.jsonl").write_text("".join(lines), "utf8")
+    (root / "failures.json").write_text(json.dumps(failures, indent=2) + "\n", "utf8")
+    if records:
+        write_report(root, records, failures, subjects, config.methods)
+        announce((root / "table.md").read_text("utf8"))
+        announce(f"Open {root / 'report.html'}")
+    if failures:
+        name, reason = next(iter(failures.items()))
+        raise UserError(f"{len(failures)} of {len(jobs)} cells failed, {name} first: {reason}")
+
+
+def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubject]:
+    """The subjects that the config names; toys are photographed.
+
+    Raises:
+        UserError: a name that no subject has.
+    """
+    if config.photos is not None:
+        subjects = dreambooth_subjects(config.photos.expanduser().absolute())
+    else:
+        nouns = config.classes * config.toys_per_class
+        subjects = [toybox_subject(config.first_toy + i, noun, root / "subjects") for i, noun in enumerate(nouns)]
+    names = [subject.name for subject in subjects]
+    unknown = set(config.subjects) - set(names)
+    if unknown:
+        raise UserError(f"no subject is called {', '.join(sorted(unknown))}: there are {', '.join(names)}")
+    return [subject for subject in subjects if not config.subjects or subject.name in config.subjects]
+
+
+def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkSubject]) -> list[Job]:
+    """All cells, subject by subject; every subject's prompt pool is published on the way."""
+    jobs = []
+    for subject in subjects:
+        pool = pool_file(root, subject)
+        pool.parent.mkdir(parents=True, exist_ok=True)
+        pool.write_text("".join(f"{prompt}\n" for prompt in subject.pool), "utf8")
+        for template, method, seed in product(subject.templates[: config.prompts], config.methods, config.seeds):
+            jobs.append(
+                make_job(
+                    Cell(subject, template, method, seed),
+                    root,
+                    steps=config.steps,
+                    train_args=split_words(config.train_args),
+                    evaluate_args=split_words(config.evaluate_args),
+                    threads=config.cores,
+                )
+            )
+    return jobs
+
+
+def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dict[str, str]]:
+    """Run the jobs on Ray: the records of those that succeeded, in their order, and why others did not."""
+    from nerfstudio.utils.rich_utils import CONSOLE
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    outcomes: dict[int, Record | str] = {}
+    columns = (TextColumn("Cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task("Cells", total=len(jobs))
+
+        def finished(index: int, outcome: Record | str) -> None:
+            outcomes[index] = outcome
+            bar.advance(task)
+
+        on_ray(jobs, config, finished)
+    ordered = [(jobs[index].cell.name, outcomes[index]) for index in range(len(jobs))]
+    records = [outcome for _, outcome in ordered if not isinstance(outcome, str)]
+    return records, {name: outcome for name, outcome in ordered if isinstance(outcome, str)}
+
+
+def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Record | str], None]) -> None:
+    """One Ray task for each job; `finished` hears of each as it ends: its record, or the reason of its failure."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Nothing is sent to anyone.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default of tomorrow, or it warns.
+    os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
+    try:
+        import ray
+    except ImportError:
+        raise UserError('the benchmark runs on Ray: pip install "db3d_nerfstudio[benchmark]"') from None
+    own = {"include_dashboard": False} if config.address == "local" else {}  # A cluster has its own settings.
+    try:
+        ray.init(address=config.address, log_to_driver=False, logging_level="error", **own)
+    except Exception as error:  # Ray raises no narrower one.
+        raise UserError(
+            f"Ray did not start ({error}): it wants to be up within 30 seconds, which a busy machine may not manage. "
+            "Start again, or start it by itself with `ray start --head` and give --address auto"
+        ) from None
+    try:
+        task = ray.remote(run_job).options(num_cpus=config.cores, num_gpus=config.gpus, max_retries=0)
+        running = {task.remote(job): index for index, job in enumerate(jobs)}
+        while running:
+            for done in ray.wait(list(running))[0]:
+                try:
+                    outcome = ray.get(done)
+                except ray.exceptions.RayTaskError as error:
+                    outcome = str(error.cause)
+                except ray.exceptions.RayError as error:
+                    outcome = " ".join(str(error).split())
+                finished(running.pop(done), outcome)
+    finally:
+        ray.shutdown()

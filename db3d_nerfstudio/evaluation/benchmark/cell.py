@@ -1,0 +1,212 @@
+"""One cell of a benchmark: a subject, a prompt, a method and a seed; trained, then measured, in a folder of its own.
+
+CELL/recipe.json        what was asked for
+CELL/train/PRESET/run   the run; a cell that was killed goes on with it
+CELL/log.txt            what the programs said
+CELL/result.json        the metrics; a cell that has it is done
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
+from db3d_nerfstudio.evaluation.evaluate import EVALUATION, METRICS
+from db3d_nerfstudio.workspace import compare, publish
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.training.phases import PhasesConfig
+
+RESULT = "result.json"
+LAST_LINES = 5
+"""How much of a program's last words a failure repeats."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is to be trained and measured."""
+
+    subject: BenchmarkSubject
+    """The subject."""
+    template: str
+    """The prompt, with "{}" where the subject goes."""
+    method: str
+    """The `ns-train` method, with options of its own or without."""
+    seed: int
+    """Seed of the run."""
+
+    @property
+    def name(self) -> str:
+        """The cell's folder in the benchmark's."""
+        prompt = re.sub(r"\W+", "-", self.subject.prompt(self.template, None).lower()).strip("-")
+        method = re.sub(r"[^\w.-]+", "-", self.method)
+        return f"{self.subject.name}/{prompt}/{method}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cell and the commands that fill it."""
+
+    cell: Cell
+    """What is trained and measured."""
+    folder: Path
+    """Where; on a cluster, a file system that all machines share."""
+    train: tuple[str, ...]
+    """The command that trains; started again, it must go on where it was."""
+    evaluate: tuple[str, ...]
+    """The command that measures."""
+    threads: int
+    """Threads of each program."""
+
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return run_folder(self.folder, self.cell.method)
+
+
+def run_folder(cell: Path, method: str) -> Path:
+    """Where in a cell's folder the run is: nerfstudio names it after the preset."""
+    return cell / "train" / method.split()[0] / "run"
+
+
+def phases_of(method: str) -> PhasesConfig:
+    """The stages of a method of this package.
+
+    Raises:
+        UserError: no installed method has that name, or it has no stages.
+    """
+    found = entry_points(group="nerfstudio.method_configs", name=method)
+    for entry in found:
+        phases = getattr(entry.load().config.pipeline, "phases", None)
+        if phases is not None:
+            return phases
+    names = sorted(e.name for e in entry_points(group="nerfstudio.method_configs") if e.value.startswith("db3d_"))
+    raise UserError(f'"{method}" is no method of this package: choose among {", ".join(names)}')
+
+
+def split_words(line: str) -> list[str]:
+    """The arguments that a shell would make of a line.
+
+    Raises:
+        UserError: a quote in it is not closed.
+    """
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"cannot read the arguments {line!r}: {error}") from None
+
+
+def step_arguments(phases: PhasesConfig, steps: int | None) -> list[str]:
+    """Arguments that give a method `steps` NeRF micro-steps in all, divided between its stages as its own are.
+
+    The stages get even numbers: the optimizer moves once in two micro-steps.
+    """
+    if steps is None:
+        return []
+    own = phases.initial.steps + phases.final.steps
+    initial = 2 * round(steps * phases.initial.steps / own / 2)
+    names = ("--pipeline.phases.initial.steps", str(initial), "--pipeline.phases.final.steps", str(steps - initial))
+    return list(names)
+
+
+def make_job(
+    cell: Cell, root: Path, *, steps: int | None, train_args: list[str], evaluate_args: list[str], threads: int
+) -> Job:
+    """The commands of a cell. A method that looks at no photos gets none, and a prompt without identifier.
+
+    Options of the method itself come last, so that they hold against all others.
+
+    Raises:
+        UserError: unknown method, or options that cannot be read.
+    """
+    preset, *options = split_words(cell.method) or [""]
+    phases, subject = phases_of(preset), cell.subject
+    folder = root / "cells" / cell.name
+    train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
+    if phases.needs_photos:
+        train += ["--data", str(subject.photos)]
+    identifier = phases.identifier if phases.needs_photos else None
+    train += ["--prompt", subject.prompt(cell.template, identifier), "--vis", "tensorboard"]
+    train += ["--machine.seed", str(cell.seed), *step_arguments(phases, steps), *train_args, *options]
+    job = Job(cell, folder, tuple(train), (), threads)
+    evaluate = ["db3d", "evaluate", "--run", str(job.run), "--photos", str(subject.photos)]
+    evaluate += ["--pool", str(pool_file(root, subject))]
+    if subject.cutouts is not None:
+        evaluate += ["--cutouts", str(subject.cutouts)]
+    if subject.toy is not None:
+        evaluate += ["--toy", str(subject.toy), "--toy-class", subject.class_noun, "--mesh"]
+    return replace(job, evaluate=(*evaluate, *evaluate_args))
+
+
+def pool_file(root: Path, subject: BenchmarkSubject) -> Path:
+    """Where the benchmark publishes a subject's prompt pool."""
+    return root / "pools" / f"{subject.name}.txt"
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train and measure, or take what is there: the cell's record.
+
+    Raises:
+        UserError: the folder was filled by other commands.
+        RuntimeError: a program failed; its last words are in the message.
+    """
+    recipe = {"train": list(job.train), "evaluate": list(job.evaluate)}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    known = job.folder / "recipe.json"
+    if known.exists():
+        differences = compare(json.loads(known.read_text("utf8")), recipe)
+        if differences:
+            raise UserError(f"{job.folder} was filled by other commands: choose another --output, or delete it")
+    known.write_text(json.dumps(recipe, indent=2) + "\n", "utf8")
+    result = job.folder / RESULT
+    if not result.exists():
+        call(job.train, job)
+        call(job.evaluate, job)
+        scratch = result.with_suffix(".tmp")
+        scratch.write_text(json.dumps(record_of(job), indent=2) + "\n", "utf8")
+        publish(scratch, result)
+    return json.loads(result.read_text("utf8"))
+
+
+def call(command: tuple[str, ...], job: Job) -> None:
+    """Run a program of this environment, and keep what it says in the cell's log."""
+    here = str(Path(sys.executable).parent)
+    path = os.pathsep.join([os.environ.get("PATH", ""), here])
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        raise UserError(f"{command[0]} is not installed where the benchmark runs")
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
+    log = job.folder / "log.txt"
+    with log.open("a") as out:
+        status = subprocess.call(
+            [program, *command[1:]], stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment
+        )
+    if status != 0:
+        words = " ".join(" ".join(log.read_text("utf8", errors="replace").splitlines()[-LAST_LINES:]).split())
+        raise RuntimeError(f"{command[0]} ended with status {status}: {words}")
+
+
+def record_of(job: Job) -> dict[str, Any]:
+    """A cell's line in the benchmark's results."""
+    cell = job.cell
+    return {
+        "subject": cell.subject.name,
+        "class_noun": cell.subject.class_noun,
+        "prompt": cell.subject.prompt(cell.template, None),
+        "method": cell.method,
+        "seed": cell.seed,
+        "cell": cell.name,
+        "photos": str(cell.subject.photos),
+        "metrics": json.loads((job.run / EVALUATION / METRICS).read_text("utf8")),
+    }

@@ -1,0 +1,282 @@
+"""Why three stages: what a guide gains and loses with every DreamBooth iteration, as a figure.
+
+    python -m db3d_nerfstudio.evaluation.benchmark.tuning_curve --output outputs/tuning_curve
+
+DreamBooth3D (2303.13508, section 3.1) rests on this: a guide tuned a little is not yet sure of the subject but still
+knows its sides, one tuned long knows the subject and shows it from the photos' side whatever the prompt says. The true
+toy says it without samples: how well does the guide denoise views from sides that it has seen, and from others?
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from db3d_nerfstudio.cameras import Views
+from db3d_nerfstudio.diffusion.captions import photo_captions
+from db3d_nerfstudio.diffusion.denoising import denoising_errors
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune, needs_prior
+from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, Subject, nearest_prompts
+from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
+from db3d_nerfstudio.evaluation.metrics.bootstrap import bootstrap
+from db3d_nerfstudio.evaluation.metrics.similarity import mean_pairwise
+from db3d_nerfstudio.evaluation.personalisation import (
+    diversity,
+    prompts_of_all_views,
+    sample_prompts,
+    view_diversity,
+)
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from db3d_nerfstudio.guides.base import DiffusionGuide
+    from db3d_nerfstudio.toybox.judge import Judge
+
+NOISES = (0.4, 0.6, 0.7, 0.8, 0.9)
+"""Fractions of the noise schedule at which true views are denoised."""
+DRAWS = 3
+"""Noises per fraction."""
+
+
+@dataclass
+class TuningCurveConfig:
+    """DreamBooth iterations against likeness of the subject and diversity of the views, on toys never trained on."""
+
+    output: Path = Path("outputs/tuning_curve")
+    """Folder of the figure, its numbers and the samples."""
+    iterations: tuple[int, ...] = (0, 50, 150, 400, 800, 1600)
+    """When to look; the last says how long each guide is tuned."""
+    classes: tuple[str, ...] = ("dog", "duck", "car", "chair")
+    """Kinds of toys, one toy each."""
+    first_toy: int = FIRST_TOY
+    """Seed of the first toy."""
+    per_view: int = 8
+    """Samples of the prompt of each view."""
+    sample_steps: int = 25
+    """DDIM steps of a sample."""
+    guidance_scale: float = 4.0
+    """Classifier-free guidance of the samples."""
+    seed: int = 0
+    """Seed of fine-tuning and samples."""
+    guide: ToyboxGuideConfig = field(default_factory=ToyboxGuideConfig)
+    """The guide."""
+    dreambooth: DreamBoothConfig = field(default_factory=lambda: DreamBoothConfig(num_class_images=32))
+    """How it is tuned."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A guide after some iterations, as the judge sees its samples."""
+
+    iterations: int
+    """How long it was tuned."""
+    subject_similarity: float
+    """Mean cosine of samples of the subject's prompts and photos; higher is better."""
+    view_diversity: float
+    """Entropy of the sides that they show, 1 if all four alike; higher is better."""
+    views_right: float
+    """Share that shows the side that the prompt names."""
+    preservation: float
+    """PRES: mean cosine of samples of the class's prompt and photos of the subject; lower is better."""
+    diversity: float
+    """DIV: mean distance (1 - cosine) of samples of the subject's front; higher is better."""
+    error_seen: float
+    """Error of denoising true views from the half that the photos show, told the side; lower is better.
+
+    It is relative to the untouched guide's, which is told the class: below 1, the guide has learned something."""
+    error_unseen: float
+    """The same for true views from behind: above 1, it has lost more of the class than it has learned."""
+
+
+class Truth(NamedTuple):
+    """Views of the true toy all round, and how well the untouched guide denoises them."""
+
+    z: Float[Tensor, "v c hz wz"]
+    mask: Float[Tensor, "v 1 hz wz"]
+    views: Views
+    untouched: Float[Tensor, "t v"]
+
+
+def main(config: TuningCurveConfig) -> None:
+    """Tune a guide on each toy, look at it on the way, and draw the figure; finished toys are not done again."""
+    from db3d_nerfstudio.run.progress import announce
+    from db3d_nerfstudio.toybox.judge import load_judge
+    from db3d_nerfstudio.workspace import Workspace
+
+    root = config.output.absolute()
+    guide, judge, curves = config.guide.setup(device="cpu"), load_judge(), {}
+    for place, noun in enumerate(config.classes):
+        toy = toybox_subject(config.first_toy + place, noun, root / "subjects")
+
+        def follow(path: Path, toy: BenchmarkSubject = toy) -> None:
+            points = tuning_curve(guide, judge, toy, config, root, path)
+            (path / "points.json").write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n", "utf8")
+
+        settings = {key: value for key, value in asdict(config).items() if key not in ("output", "classes")}
+        guide.load(None)
+        recipe = {"settings": settings, "guide": guide.fingerprint(), "toy": toy.name}
+        path = Workspace(root).once(f"curves/{toy.name}", recipe, follow)
+        curves[toy.name] = [Point(**point) for point in json.loads((path / "points.json").read_text("utf8"))]
+        announce(f"{toy.name}: likeness {[round(point.subject_similarity, 3) for point in curves[toy.name]]}")
+    table = {name: [asdict(point) for point in points] for name, points in curves.items()}
+    (root / "tuning_curve.json").write_text(json.dumps(table, indent=2) + "\n", "utf8")
+    draw(list(curves.values()), root / "tuning_curve.png")
+    announce(f"Look at {root / 'tuning_curve.png'}; the samples are in {root / 'curves'}.")
+
+
+def tuning_curve(
+    guide: DiffusionGuide, judge: Judge, toy: BenchmarkSubject, config: TuningCurveConfig, root: Path, sheets: Path
+) -> list[Point]:
+    """One fine-tuning, looked at after the configured iterations; a sheet of samples for each goes to `sheets`."""
+    from rich.progress import Progress
+
+    from db3d_nerfstudio.diffusion.prior import class_images
+    from db3d_nerfstudio.photos import load_photos, tensor_to_image
+    from db3d_nerfstudio.training.pseudo_views import contact_sheet
+    from db3d_nerfstudio.workspace import Workspace
+
+    subject = Subject(toy.prompt(toy.templates[0], "sks"), "sks", toy.class_noun)
+    photos, points = load_photos(toy.photos, guide.resolution), []
+    prior = None
+    if needs_prior(guide, config.dreambooth):
+        prior = class_images(guide, subject.class_prompt, config.dreambooth, root / "class_images" / toy.class_noun)
+    view_words = config.dreambooth.view_words
+    captions = photo_captions(Workspace(sheets), guide, toy.photos, subject, view_words, config.seed)
+    guide.load(None)
+    truth = true_views(guide, toy, subject.class_prompt)
+    with Progress() as bar:
+        task = bar.add_task(toy.name, total=max(config.iterations))
+
+        def look(done: int, loss: float | None = None) -> None:
+            bar.update(task, completed=done)
+            if done in config.iterations:
+                errors = errors_of(guide, truth, subject.instance_prompt)
+                samples, point = look_at(guide, judge, subject, photos, errors, done, config)
+                rows = [photos, *samples.split(config.per_view)]
+                tensor_to_image(contact_sheet(rows, guide.resolution)).save(sheets / f"{done:05d}.png")
+                points.append(point)
+
+        look(0)
+        finetune(
+            guide, photos, captions, prior,
+            steps=max(config.iterations), config=config.dreambooth, seed=config.seed, progress=look,
+        )  # fmt: skip
+    return points
+
+
+def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) -> Truth:
+    """Every other view of the evaluation, and the errors of the guide as it is, told the class and the side."""
+    from db3d_nerfstudio.evaluation.metrics.fidelity import photograph_truth
+    from db3d_nerfstudio.evaluation.metrics.renders import NUM_VIEWS, evaluation_orbit
+    from db3d_nerfstudio.toybox.scene import Studio
+    from db3d_nerfstudio.toybox.subjects import make_subject
+
+    images, masks = photograph_truth(Studio(make_subject(toy.toy, toy.class_noun)), every=2)
+    _, views = evaluation_orbit(guide.resolution, NUM_VIEWS // 2)
+    z = guide.encode(images.permute(0, 3, 1, 2).to(guide.device))
+    mask = interpolate(masks[:, None].to(z), z.shape[2:], mode="area")
+    return Truth(z, mask, views, _errors(guide, z, mask, views, class_prompt))
+
+
+def errors_of(guide: DiffusionGuide, truth: Truth, prompt: str) -> tuple[float, float]:
+    """`Point.error_seen` and `Point.error_unseen` of the guide as it is, told the prompt and the side."""
+    relative = (_errors(guide, truth.z, truth.mask, truth.views, prompt) / truth.untouched).mean(0)
+    behind = ((truth.views.azimuth + 180) % 360 - 180).abs() > 90
+    return relative[~behind].mean().item(), relative[behind].mean().item()
+
+
+def _errors(guide: DiffusionGuide, z: Tensor, mask: Tensor, views: Views, prompt: str) -> Float[Tensor, "t v"]:
+    with torch.no_grad():
+        text = guide.embed(nearest_prompts(prompt, views, guide.tells_sides))
+    generator = torch.Generator().manual_seed(0)
+    return denoising_errors(guide, z, text, noises=NOISES, draws=DRAWS, generator=generator, mask=mask)
+
+
+@torch.no_grad()
+def look_at(
+    guide: DiffusionGuide,
+    judge: Judge,
+    subject: Subject,
+    photos: torch.Tensor,
+    errors: tuple[float, float],
+    done: int,
+    config: TuningCurveConfig,
+) -> tuple[torch.Tensor, Point]:
+    """Samples of the subject from all sides, and what the judge makes of them; `errors` are those of `errors_of`."""
+
+    def sample(prompts: list[str]) -> torch.Tensor:
+        return sample_prompts(
+            guide, prompts, seed=config.seed, steps=config.sample_steps, guidance_scale=config.guidance_scale
+        )
+
+    samples = sample(prompts_of_all_views(subject.instance_prompt, config.per_view))
+    of_class = sample([subject.class_prompt] * config.per_view)
+    opinion, real = judge.look(samples), judge.look(photos).embedding
+    said = [VIEW_NAMES[index] for index in opinion.view.argmax(-1).tolist()]
+    asked = [name for name in VIEW_NAMES for _ in range(config.per_view)]
+    return samples, Point(
+        iterations=done,
+        subject_similarity=mean_pairwise(opinion.embedding, real),
+        view_diversity=view_diversity(said),
+        views_right=sum(one == other for one, other in zip(said, asked, strict=True)) / len(asked),
+        preservation=mean_pairwise(judge.look(of_class).embedding, real),
+        diversity=diversity(samples[: config.per_view], unlikeness(judge)),
+        error_seen=errors[0],
+        error_unseen=errors[1],
+    )
+
+
+def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """1 - cosine of the judge's embeddings: LPIPS knows photos, the judge knows toys."""
+
+    def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return 1 - (judge.look(one).embedding * judge.look(other).embedding).sum(-1)
+
+    return distance
+
+
+def draw(curves: list[list[Point]], path: Path) -> None:
+    """Mean over toys, with bootstrap intervals, over the iterations: what samples show, errors of true views."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    iterations = [point.iterations for point in curves[0]]
+    of_samples = {
+        "subject_similarity": "likeness of the subject",
+        "view_diversity": "diversity of the views",
+        "views_right": "shows the side that was asked for",
+    }
+    of_truth = {"error_seen": "sides that photos show", "error_unseen": "other sides"}
+    figure, panels = pyplot.subplots(1, 2, figsize=(10.0, 4.0), layout="constrained")
+    for axes, labels in zip(panels, (of_samples, of_truth), strict=True):
+        for name, label in labels.items():
+            estimates = [bootstrap([getattr(points[i], name) for points in curves]) for i in range(len(iterations))]
+            (line,) = axes.plot(range(len(iterations)), [each.mean for each in estimates], "o-", label=label)
+            if len(curves) > 1:
+                low, high = ([each[end] for each in estimates] for end in (1, 2))
+                axes.fill_between(range(len(iterations)), low, high, alpha=0.15, color=line.get_color())
+        axes.set_xticks(range(len(iterations)), [str(number) for number in iterations])
+        axes.set(xlabel="DreamBooth iterations")
+        axes.legend()
+    panels[0].set(title="samples", ylim=(0, 1.02))
+    panels[1].axhline(1, color="grey", linestyle=":")
+    panels[1].set(title="error of denoising true views / the untouched guide's")
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(TuningCurveConfig))

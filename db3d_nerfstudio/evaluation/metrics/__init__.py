@@ -1,0 +1,1 @@
+"""What is measured on renders, meshes and samples."""

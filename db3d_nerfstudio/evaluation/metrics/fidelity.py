@@ -1,0 +1,119 @@
+"""How well an asset has caught its subject, where the truth is known: the toybox's toys.
+
+Views all round are compared with photos of the true toy taken by the same cameras. The coordinates of a generated
+asset are its own, so one turn (of at most a sector's half) and one scale are granted first, those that fit the
+silhouettes best.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.evaluation.metrics.pixels import Distance, ssim
+from db3d_nerfstudio.evaluation.metrics.renders import ELEVATION, FIRST_AZIMUTH, NUM_VIEWS, RADIUS
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.toybox.scene import Studio
+    from db3d_nerfstudio.toybox.subjects import Subject
+
+TURNS = (-22.5, -15.0, -7.5, 0.0, 7.5, 15.0, 22.5)
+"""Turns of the truth that are tried, degrees."""
+SCALES = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
+"""Sizes of the truth that are tried."""
+
+Pictures = Float[Tensor, "v h w 3"]
+Masks = Float[Tensor, "v h w"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the views come to the true ones."""
+
+    silhouette_iou: float
+    """Intersection over union of the silhouettes, mean over views; higher is better."""
+    psnr: float
+    """Peak signal-to-noise ratio of the pixels of the true silhouettes, dB; higher is better."""
+    ssim: float
+    """Structural similarity, mean over views; higher is better."""
+    lpips: float | None
+    """Perceptual distance, mean over views; lower is better. None without its weights."""
+    turn: float
+    """The turn of the truth that fits best, degrees."""
+    scale: float
+    """The size of the truth that fits best."""
+
+
+def silhouette_iou(one: Masks, other: Masks) -> Float[Tensor, " v"]:
+    """Intersection over union, view by view, of masks thresholded at one half; empty against empty is 1."""
+    one, other = one > 0.5, other > 0.5
+    union = (one | other).sum((1, 2))
+    return torch.where(union > 0, (one & other).sum((1, 2)) / union.clamp_min(1), 1.0)
+
+
+def masked_psnr(image: Pictures, truth: Pictures, mask: Masks) -> float:
+    """-10 log10 of the mean squared error over the pixels of the mask, all views together; in dB.
+
+    Raises:
+        ValueError: the mask is empty.
+    """
+    inside = mask > 0.5
+    if not inside.any():
+        raise ValueError("the mask of the PSNR is empty: the true subject is in none of the views")
+    return float(-10 * (image - truth)[inside].square().mean().clamp_min(1e-10).log10())
+
+
+def photograph_truth(
+    studio: Studio, turn: float = 0.0, scale: float = 1.0, every: int = 1, supersample: int = 2
+) -> tuple[Pictures, Masks]:
+    """The true toy from the cameras of the evaluation, in front of white, and its silhouettes.
+
+    A toy of another size is a toy seen from another distance: it is small against that distance.
+
+    Args:
+        every: Take only every so manieth view.
+    """
+    from db3d_nerfstudio.toybox.scene import Shot
+
+    shot = Shot(0.0, ELEVATION, RADIUS / scale)
+    azimuths = FIRST_AZIMUTH + np.arange(0, NUM_VIEWS, every) * 360 / NUM_VIEWS
+    shots = [replace(shot, azimuth=float(azimuth + turn)) for azimuth in azimuths]
+    pairs = [studio.render(shot, supersample=supersample) for shot in shots]
+    images, masks = (torch.from_numpy(np.stack(part)).float() for part in zip(*pairs, strict=True))
+    return images, masks
+
+
+def align(masks: Masks, studio: Studio) -> tuple[float, float]:
+    """Turn in degrees and scale of the truth whose silhouettes fit best; every fourth view decides."""
+    fits = {}
+    for turn in TURNS:
+        for scale in SCALES:
+            _, true_masks = photograph_truth(studio, turn, scale, every=4, supersample=1)
+            fits[turn, scale] = float(silhouette_iou(masks[::4], true_masks).mean())
+    return max(fits, key=fits.__getitem__)
+
+
+@torch.no_grad()
+def compare(
+    images: Pictures, masks: Masks, subject: Subject, lpips: Distance | None = None
+) -> tuple[Fidelity, Pictures]:
+    """Fidelity of the views of the evaluation, and the true views they were compared with."""
+    from db3d_nerfstudio.toybox.scene import Studio
+
+    studio = Studio(subject)
+    turn, scale = align(masks, studio)
+    truth, true_masks = photograph_truth(studio, turn, scale)
+    pair = images.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2)
+    return Fidelity(
+        silhouette_iou=float(silhouette_iou(masks, true_masks).mean()),
+        psnr=masked_psnr(images, truth, true_masks),
+        ssim=ssim(*pair),
+        lpips=None if lpips is None else float(lpips(*pair).mean()),
+        turn=turn,
+        scale=scale,
+    ), truth

@@ -1,0 +1,119 @@
+"""All metrics of one asset, from its renderings and from what it is measured against."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, view_prompts
+from db3d_nerfstudio.evaluation.metrics import janus
+from db3d_nerfstudio.evaluation.metrics.encoders import Encoder
+from db3d_nerfstudio.evaluation.metrics.fidelity import compare
+from db3d_nerfstudio.evaluation.metrics.r_precision import r_precision
+from db3d_nerfstudio.evaluation.metrics.renders import Pictures, Renders
+from db3d_nerfstudio.evaluation.metrics.saturation import over_saturation
+from db3d_nerfstudio.evaluation.metrics.similarity import flatten, mean_pairwise, mean_to_prompt, mean_within
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.evaluation.metrics.pixels import Distance
+    from db3d_nerfstudio.toybox.judge import Judge
+    from db3d_nerfstudio.toybox.subjects import Subject
+
+
+@dataclass(frozen=True)
+class Photos:
+    """The subject's photos."""
+
+    images: Float[Tensor, "n 3 h w"]
+    """As they were taken."""
+    masks: Float[Tensor, "n h w"] | None = None
+    """Where they show the subject, if that is known."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an asset is measured against; metrics for which something is missing are left out."""
+
+    prompt: str
+    """Its prompt without the identifier."""
+    pool: list[str]
+    """The prompts among which its own is to be found; empty, and there is no R-precision."""
+    encoders: tuple[Encoder, ...] = ()
+    """Who says what is alike."""
+    judge: Judge | None = None
+    """Who says what a view of a toy shows."""
+    photos: Photos | None = None
+    """What the subject looks like."""
+    subject: Subject | None = None
+    """What the subject is."""
+    lpips: Distance | None = None
+    """Perceptual distance from the true views."""
+
+
+def measure(renders: Renders, reference: Reference) -> tuple[dict[str, float], Pictures | None]:
+    """Every metric by its name, and the true views in the asset's own orientation, where there is a truth."""
+    metrics: dict[str, float] = {}
+    truth = None
+    if reference.subject is not None:
+        albedo = renders.albedo.permute(0, 2, 3, 1)
+        fidelity, truth = compare(albedo, renders.masks, reference.subject, reference.lpips)
+        metrics |= {name: value for name, value in asdict(fidelity).items() if value is not None}
+        truth = truth.permute(0, 3, 1, 2)
+    if reference.judge is not None:
+        said = reference.judge.look(renders.albedo).view.argmax(-1).tolist()
+        metrics |= _sides([VIEW_NAMES[index] for index in said], renders)
+    for encoder in reference.encoders:
+        own = _likeness(encoder, renders, reference)
+        if encoder.texts is not None:
+            own |= _words(encoder, renders, reference)
+            if reference.judge is None:
+                views = encoder.texts(list(view_prompts(reference.prompt).values()))
+                own |= _sides(janus.zero_shot_views(encoder.images(renders.albedo), views), renders)
+        if truth is not None:
+            own["truth"] = float((encoder.images(renders.albedo) * encoder.images(truth)).sum(-1).mean())
+        metrics |= {f"{encoder.name} {name}": value for name, value in own.items()}
+    if reference.photos is not None and reference.photos.masks is not None:
+        shown = bool((renders.masks > 0.5).any())  # Nothing has no colour.
+        photos = reference.photos
+        if shown:
+            metrics["over_saturation"] = over_saturation(renders.lambertian, renders.masks, photos.images, photos.masks)
+    return metrics, truth
+
+
+def _sides(said: list[str], renders: Renders) -> dict[str, float]:
+    true = janus.true_views(renders.views)
+    return {
+        "janus_rate": janus.janus_rate(said, true),
+        "faces": float(janus.num_faces(said)),
+        "views_right": janus.views_right(said, true),
+    }
+
+
+def _words(encoder: Encoder, renders: Renders, reference: Reference) -> dict[str, float]:
+    """R-precision of the three kinds of rendering, and CLIP-T."""
+    own = {"t": mean_to_prompt(encoder.images(renders.albedo), encoder.texts([reference.prompt])[0])}
+    if reference.pool:
+        pool, true = encoder.texts(reference.pool), reference.pool.index(reference.prompt)
+        kinds = {"": renders.albedo, " lambertian": renders.lambertian, " textureless": renders.textureless}
+        own |= {f"r_precision{name}": r_precision(encoder.images(images), pool, true) for name, images in kinds.items()}
+    return own
+
+
+def _likeness(encoder: Encoder, renders: Renders, reference: Reference) -> dict[str, float]:
+    """CLIP-I or DINO, as photographed and with the subject alone, each with its ceiling."""
+    if reference.photos is None:
+        return {}
+    photos, masks = reference.photos.images, reference.photos.masks
+    generated, real = encoder.images(renders.albedo), encoder.images(photos)
+    own = {"i": mean_pairwise(generated, real)}
+    if len(real) > 1:
+        own["i ceiling"] = mean_within(real)
+    if masks is not None:
+        alone = encoder.images(flatten(photos, masks))
+        own["i masked"] = mean_pairwise(generated, alone)
+        if len(real) > 1:
+            own["i masked ceiling"] = mean_within(alone)
+    return own

@@ -1,1 +1,0 @@
-"""Taking a run home: textured meshes, a page that shows them, films."""

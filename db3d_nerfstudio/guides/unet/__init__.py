@@ -1,0 +1,1 @@
+"""Guides whose network is a UNet: Stable Diffusion, SDXL, DeepFloyd IF."""

@@ -1,0 +1,273 @@
+"""What all guides stored in diffusers' folder layout share: `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
+
+A subclass adds the codec between images and z, and what its text conditioning consists of. Networks are always in eval
+mode: none of those in use has dropout, and fine-tuning stays a function of its seed. Attention is PyTorch's
+scaled_dot_product_attention, diffusers' default, which needs no slicing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides import memory
+from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
+from db3d_nerfstudio.guides.record import check_base, write_record
+from db3d_nerfstudio.guides.source import check_source, read_part
+from db3d_nerfstudio.guides.unet.tuning import moves_text, prepare_tuning
+
+
+@dataclass
+class DiffusersGuideConfig(DiffusionGuideConfig):
+    """Settings common to guides in diffusers' layout."""
+
+    _target: type = field(default_factory=lambda: DiffusersGuide)
+    tuning: Literal["full", "lora", "textual_inversion"] = "full"
+    """What DreamBooth moves: the whole UNet, a low-rank adapter on its layers, or the embedding of one new word."""
+    lora_rank: int = 4
+    """Rank of the adapters."""
+    lora_alpha: float | None = None
+    """Adapters act with strength lora_alpha / lora_rank; unset, with strength 1."""
+    lora_targets: tuple[str, ...] | None = None
+    """Ends of the names of the UNet's layers that get an adapter; unset, the projections of all attention layers."""
+    new_token: str = "<sks>"
+    """The word that textual inversion learns; prompts must have it as their identifier."""
+    new_token_like: str = "toy"
+    """A word of one token that the new one means at first; best, the class noun."""
+    train_text_encoder: bool = False
+    """DreamBooth moves the text encoder as well: more likeness, sooner overfit."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the UNet's forward pass; auto is bfloat16 on GPUs that have it, else float32.
+
+    Weights that DreamBooth moves are kept in float32 whatever this is.
+    """
+    variant: str | None = None
+    """Variant of the weights' files, such as fp16: half the download. They must exist."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in backward passes, in place of keeping them: much less memory, some more time."""
+    text_encoder_memory: Literal["keep", "offload", "free"] = "keep"
+    """A frozen text encoder after use: stays on the device, waits in main memory, or is read again when needed."""
+    device: str | None = None
+    """Device of the guide, such as cuda:1; unset, that of the NeRF."""
+
+    @property
+    def source(self) -> str:
+        """The folder or hub id that holds the model."""
+        raise NotImplementedError
+
+
+class DiffusersGuide(DiffusionGuide):
+    """A UNet conditioned on a CLIP text encoder, with adapters or whole weights that DreamBooth may move."""
+
+    config: DiffusersGuideConfig
+    folders: tuple[str, ...] = ("unet", "text_encoder", "tokenizer", "scheduler")
+    """What the model's folder must contain."""
+    learning_rates: dict[str, float]
+    """The rates that suit each kind of tuning."""
+    _text_dtype = torch.float32
+
+    def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
+        from diffusers import DDPMScheduler, UNet2DConditionModel
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()  # Of reading files; downloads keep theirs.
+        self.config = config
+        self.device = torch.device(config.device or device)
+        self.dtype = choose_dtype(config.dtype, self.device)
+        if config.tuning not in self.learning_rates:
+            raise UserError(f"This guide has no {config.tuning}: set its tuning to {' or '.join(self.learning_rates)}.")
+        self.learning_rate = self.learning_rates[config.tuning]
+        self.source = check_source(self._unpacked(config.source), self.folders)
+        self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
+        if self.device.type == "cuda":
+            self._announce_memory(torch.cuda.mem_get_info(self.device)[0])
+        scheduler = self._read(DDPMScheduler, "scheduler")
+        self.tokenizer = self._read_tokenizer("tokenizer")
+        self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        self.prediction_type = scheduler.config.prediction_type
+        self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
+        self._embeddings: dict[str, Float[Tensor, "n d"]] = {}
+        self._text_digest: str | None = None
+        self._text: dict[str, nn.Module] = {}
+        if config.text_encoder_memory != "free":
+            self._text = self._read_text_encoders()
+        if moves_text(config) and config.text_encoder_memory != "keep":
+            raise UserError('A text encoder that is trained must stay: set text_encoder_memory to "keep".')
+        self._tuning = prepare_tuning(config, self.unet, self._text, self.tokenizer, self._read)
+        self.can_forget = self._tuning.can_forget
+        if config.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        self.unet.to(self.device, memory_format=torch.channels_last)
+        if config.text_encoder_memory == "keep":
+            for module in self._text.values():
+                module.to(self.device)
+
+    def _unpacked(self, source: str) -> str:
+        """The source as a folder, where it is a file that this guide can unpack."""
+        return source
+
+    def _read(self, part: type, folder: str, **kwargs):
+        """One part of the model from its folder or hub id, or an error that says what to do."""
+        if "dtype" in kwargs:
+            kwargs["variant"] = self.config.variant
+        return read_part(part, self.source, folder, **kwargs)
+
+    def _read_tokenizer(self, folder: str):
+        from transformers import AutoTokenizer
+
+        return self._read(AutoTokenizer, folder)
+
+    def _text_encoder_classes(self) -> dict[str, type]:
+        """Classes of the networks that read prompts, by the names of their folders."""
+        from transformers import CLIPTextModel
+
+        return {"text_encoder": CLIPTextModel}
+
+    def _read_text_encoders(self) -> dict[str, nn.Module]:
+        classes = self._text_encoder_classes()
+        return {name: self._read(part, name, dtype=self._text_dtype) for name, part in classes.items()}
+
+    def _announce_memory(self, free: int) -> None:
+        """Say how much memory the guide will need of the `free` bytes of its device, and what to change if too much."""
+        classes, vae = self._text_encoder_classes(), self._vae_source()
+        parts = memory.read_parts(self.source, classes, self._text_dtype, vae)
+        needed, advice = memory.check_fits(self.config, parts, self.dtype, free, self.device)
+        CONSOLE.print(advice or f"The guide needs about {needed} on {self.device}, {free / memory.GIB:.1f} are free.")
+
+    def _vae_source(self) -> str | None:
+        """Folder or hub id of the VAE, if the guide has one."""
+        return None
+
+    @property
+    def text_encoder(self) -> nn.Module:
+        """The (first) network that reads prompts."""
+        return self._text["text_encoder"]
+
+    def _check_words(self, prompts: list[str]) -> None:
+        """Raise for words that the tokenizer does not know. One made of byte pairs knows all."""
+
+    def modules(self) -> dict[str, nn.Module]:
+        """All networks at hand, tuned or frozen, that what the guide produces depends on."""
+        return {"unet": self.unet, **self._text}
+
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        self._check_words(prompts)
+        for prompt in prompts:
+            self._check_length(prompt)
+        if moves_text(self.config):
+            return self._encode_text(prompts)
+        if not self._embeddings.keys() >= set(prompts):
+            with self._text_encoders_at_hand():
+                for prompt in prompts:  # One by one: what a prompt means must not depend on its neighbours' number.
+                    self._embeddings[prompt] = self._encode_text([prompt])[0]
+        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+
+    def _check_length(self, prompt: str) -> None:
+        length, tokens = self.tokenizer.model_max_length, len(self.tokenizer(prompt).input_ids)
+        if tokens > length:  # Cutting it off would cost the view at its end, unnoticed.
+            raise UserError(f'The prompt "{prompt}" has {tokens} tokens, the model reads {length}: shorten it.')
+
+    def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        """What the text encoders at hand make of prompts that the tokenizer knows, and of which it can keep the end."""
+        return self.text_encoder(self._token_ids(self.tokenizer, prompts)).last_hidden_state
+
+    def _token_ids(self, tokenizer, prompts: list[str]) -> Int[Tensor, "b n"]:
+        padded = tokenizer(prompts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+        return padded.input_ids.to(self.device)
+
+    @contextmanager
+    def _text_encoders_at_hand(self) -> Iterator[None]:
+        """Frozen text encoders on the device for a while, wherever the config wants them afterwards."""
+        if not self._text:
+            self._text = {name: m.eval().requires_grad_(False) for name, m in self._read_text_encoders().items()}
+        for module in self._text.values():
+            module.to(self.device)
+        if self._text_digest is None:
+            self._text_digest = digest(_named_parameters(self._text))
+        yield
+        if self.config.text_encoder_memory == "free":
+            self._text = {}
+        elif self.config.text_encoder_memory == "offload":
+            for module in self._text.values():
+                module.cpu()
+        if self.config.text_encoder_memory != "keep" and self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def predict_noise(
+        self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
+    ) -> Float[Tensor, "b c hz wz"]:
+        inputs = self._inputs(z_t, text).to(self._unet_dtype, memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            output = self.unet(inputs, t, **self._conditions(text.to(self._unet_dtype))).sample
+        output = output[:, : z_t.shape[1]]  # Networks that learned their variance give it in further channels.
+        output = output.float()
+        abar = self.alphas_cumprod[t][:, None, None, None]
+        match self.prediction_type:
+            case "epsilon":
+                return output
+            case "v_prediction":
+                return (1 - abar).sqrt() * z_t + abar.sqrt() * output
+            case "sample":
+                return (z_t - abar.sqrt() * output) / (1 - abar).sqrt()
+        raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
+
+    def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
+        """What the UNet sees at its entry."""
+        return z_t
+
+    def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
+        """What the UNet is given beside z_t and t."""
+        return {"encoder_hidden_states": text}
+
+    def parameters(self) -> list[Parameter]:
+        return [p for module in self._tuning.modules.values() for p in module.parameters() if p.requires_grad]
+
+    def save(self, path: Path) -> None:
+        self._tuning.save(path)
+        write_record(path, self.config, self.unet)
+
+    def load(self, path: Path | None) -> None:
+        if path is not None:
+            check_base(path, self.config, self.unet)
+        self._tuning.load(path)
+
+    def fingerprint(self) -> str:
+        if moves_text(self.config):
+            return digest(_named_parameters(self.modules()))
+        if self._text_digest is None:
+            with self._text_encoders_at_hand():
+                pass
+        others = {name: module for name, module in self.modules().items() if name not in self._text}
+        return f"{digest(_named_parameters(others))}-{self._text_digest}"
+
+
+def _named_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    for name, module in modules.items():
+        for key, tensor in module.named_parameters():
+            yield f"{name}.{key}", tensor
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The precision that a config names, `auto` resolved for the device."""
+    if name == "float16" and device.type == "cpu":
+        raise UserError("A CPU computes next to nothing in float16: set the guide's dtype to float32 or bfloat16.")
+    if name != "auto":
+        return getattr(torch, name)
+    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def resize(rgb: Float[Tensor, "b 3 h w"], resolution: int) -> Float[Tensor, "b 3 h2 w2"]:
+    """The image at `resolution` squared, by a filter that neither aliases nor blocks the gradient."""
+    if rgb.shape[-2:] == (resolution, resolution):
+        return rgb
+    return nn.functional.interpolate(rgb, (resolution, resolution), mode="bilinear", antialias=True)

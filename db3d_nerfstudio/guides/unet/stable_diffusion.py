@@ -1,0 +1,94 @@
+"""Stable Diffusion 1 and 2, and whatever was fine-tuned from them: latents of a VAE, epsilon or v prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.source import SINGLE_FILE, read_part, unpacked
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig, resize
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+
+@dataclass
+class StableDiffusionGuideConfig(DiffusersGuideConfig):
+    """Configuration of a Stable Diffusion guide."""
+
+    _target: type = field(default_factory=lambda: StableDiffusionGuide)
+    model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    """Hub id, local folder in diffusers' layout, or checkpoint in one .safetensors file (unpacked beside it)."""
+    single_file_config: str | None = None
+    """Folder or hub id that describes a single-file checkpoint; unset, it is recognised and looked up on the hub."""
+    vae: str | None = None
+    """Folder or hub id of a VAE in place of the model's own, such as madebyollin/sdxl-vae-fp16-fix."""
+    vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of the VAE, whose gradient SDS needs. In float16 those of many models overflow."""
+
+    @property
+    def source(self) -> str:
+        return self.model
+
+
+class StableDiffusionGuide(DiffusersGuide):
+    """A UNet over the latents of a VAE. The safety checker is never loaded: it would judge half-made shapes."""
+
+    config: StableDiffusionGuideConfig
+    folders = (*DiffusersGuide.folders, "vae")
+    learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
+
+    def __init__(self, config: StableDiffusionGuideConfig, device: torch.device | str = "cpu") -> None:
+        super().__init__(config, device)
+        self._vae_dtype = getattr(torch, config.vae_dtype)
+        self.vae = self._read_vae()
+        if self._vae_dtype == torch.float16 and self.vae.config.force_upcast:
+            raise UserError(
+                f"The VAE of {config.vae or self.source} overflows in float16: set vae_dtype to bfloat16 or float32, "
+                "or vae to one made for it (for SDXL, madebyollin/sdxl-vae-fp16-fix)."
+            )
+        self.vae.eval().requires_grad_(False).to(self.device)
+        if config.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        self.resolution = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    def _unpacked(self, source: str) -> str:
+        file = Path(source)
+        if file.suffix != SINGLE_FILE or not file.is_file():
+            return source
+        pipeline, parts = self._pipeline()
+        return str(unpacked(file, pipeline, self.config.single_file_config, **parts))
+
+    def _pipeline(self) -> tuple[type[DiffusionPipeline], dict[str, Any]]:
+        """The class that unpacks single-file checkpoints, and what it shall leave out."""
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
+
+    def _vae_source(self) -> str:
+        return self.config.vae or self.source
+
+    def _read_vae(self) -> nn.Module:
+        from diffusers import AutoencoderKL
+
+        if self.config.vae is None:
+            return self._read(AutoencoderKL, "vae", dtype=self._vae_dtype)
+        return read_part(AutoencoderKL, self.config.vae, "", dtype=self._vae_dtype)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {**super().modules(), "vae": self.vae}
+
+    def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
+        rgb = resize(rgb, self.resolution) * 2 - 1
+        # The posterior's mode: its spread is far below the noise that is added next, and one image gives one z.
+        return self.vae.encode(rgb.to(self._vae_dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+
+    def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
+        rgb = self.vae.decode((z / self.vae.config.scaling_factor).to(self._vae_dtype)).sample.float()
+        return (rgb / 2 + 0.5).clamp(0, 1)

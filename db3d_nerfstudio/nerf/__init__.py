@@ -1,0 +1,1 @@
+"""What is rendered: the field, where rays are sampled, light, losses, and the model that joins them."""

@@ -1,0 +1,332 @@
+"""The NeRF: rays to outputs, deterministically but for the jitter of training samples; a batch to losses.
+
+The batch decides the loss. With pixels in it (a pseudo view) the rendering is compared with them. Without (a random
+camera) it is lit, put in front of a background and graded by the guide. Light, shading and background are drawn there,
+so that viewer, evaluation and exporters see a plain renderer.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import Model, ModelConfig
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn import functional as F
+
+from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
+from db3d_nerfstudio.diffusion.sds import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
+from db3d_nerfstudio.nerf.field import FieldConfig, GridFieldConfig
+from db3d_nerfstudio.nerf.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
+from db3d_nerfstudio.nerf.occupancy import RADIUS, OccupancySamplerConfig, Samples
+from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
+from db3d_nerfstudio.training.viewer_panel import ViewerPanel
+
+MAX_EMPTY_RENDERS = 20
+"""How often in a row an exporter may ask for opaque pixels in vain."""
+
+
+@dataclasses.dataclass
+class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
+    """The NeRF, its losses and its guide."""
+
+    _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DModel)
+    enable_collider: bool = False
+    """Unused: rays are clipped to the unit sphere."""
+    eval_num_rays_per_chunk: int = 16384
+    """Rays rendered at a time outside training."""
+    guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
+    """The text-to-image diffusion model."""
+    field: FieldConfig = dataclasses.field(default_factory=GridFieldConfig)
+    """Density and colour over space."""
+    sampler: OccupancySamplerConfig = dataclasses.field(default_factory=OccupancySamplerConfig)
+    """Empty-space skipping."""
+    shading: ShadingConfig = dataclasses.field(default_factory=ShadingConfig)
+    """Lights and shading of guided views."""
+    normal_weight_threshold: float = 0.01
+    """Share of a ray's light that a sample must contribute to have its normal computed in training."""
+    background_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """What lies behind the object outside of guidance, red, green and blue in [0, 1]."""
+    random_background_prob: float = 1.0
+    """Share of guided views that are put in front of a random colour."""
+    sds_loss_mult: float = 0.01
+    """Weight of score distillation."""
+    recon_loss_mult: float = 10.0
+    """Weight of the reconstruction of pseudo views."""
+    recon_norm: Literal["l1", "l2"] = "l1"
+    """What reconstruction measures: absolute or squared differences of colours."""
+    opacity_loss_mult: float = 0.1
+    """Weight of the cost of matter."""
+    entropy_loss_mult: float = 3.0
+    """Weight of the entropy of the accumulation at the end of a phase; it grows linearly from zero."""
+    distortion_loss_mult: float = 0.01
+    """Weight of the distortion loss."""
+    orientation_loss_mult: float = 0.01
+    """Weight of the orientation loss, in the steps that compute normals for shading."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Render:
+    """What the losses need of a rendering beside its outputs."""
+
+    rays: RayBundle
+    samples: Samples
+    weights: Float[Tensor, " s"]
+
+
+class DreamBooth3DModel(Model):
+    """A NeRF in the unit sphere, guided by a diffusion model that is not part of it."""
+
+    config: DreamBooth3DModelConfig
+
+    guide_context: Callable[[], AbstractContextManager]
+    """Entered around every call of the frozen guide; the pipeline lets the viewer render in the meantime."""
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        if self.config.field.latent_channels is not None and self.config.shading.lambertian_prob > 0:
+            raise UserError("light does not fall on a guide's z: set --pipeline.model.shading.lambertian-prob 0")
+        self.field = self.config.field.setup()
+        self.sampler = self.config.sampler.setup()
+        self.guide_context = nullcontext
+        self.viewer_panel = ViewerPanel()
+        self.prompts: PromptBank | None = None
+        self.prompt, self.guidance_scale = self.config.prompt or "", self.config.guidance_scale
+        self._progress = 0.0
+        self._empty_renders = 0
+
+    @functools.cached_property
+    def guide(self) -> DiffusionGuide:
+        """The diffusion model, loaded on first use: viewing and exporting never touch its weights.
+
+        A cached property stores it in `__dict__`, where neither `state_dict` nor the viewer's scan finds it.
+        """
+        guide = self.config.guide.setup(device=self.device)
+        self.field.colors.fit(guide)
+        return guide
+
+    def load_prompts(self) -> None:
+        """Embeds the prompt with the guide's present weights; to be called whenever they change."""
+        self.prompts = PromptBank(self.guide, self.prompt, self.config.negative_prompt)
+
+    def set_guidance(self, prompt: str, guidance_scale: float) -> None:
+        """Says what guidance leads to from now on; another prompt is embedded before the next guided view."""
+        if prompt != self.prompt:
+            self.prompts = None
+        self.prompt, self.guidance_scale = prompt, guidance_scale
+
+    def set_progress(self, progress: float) -> None:
+        """Says which fraction of the present phase is done; every schedule is a function of it."""
+        self._progress = progress
+
+    @torch.no_grad()
+    def reset_field(self) -> None:
+        """Starts a second NeRF in the same Parameters, which the optimizers hold."""
+        fresh = self.config.field.setup().to(self.device)
+        for parameter, start in zip(self.field.parameters(), fresh.parameters(), strict=True):
+            parameter.copy_(start)
+        self.sampler.reset()
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        return self.field.param_groups()
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> list[TrainingCallback]:
+        # After and not before the iteration: by then the step's random numbers have been seeded.
+        return [
+            TrainingCallback(
+                where_to_run=[TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
+                update_every_num_iters=1,
+                func=lambda step: self.sampler.update(step, self.field.density),
+            )
+        ]
+
+    # Rendering.
+
+    def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | Render]:
+        samples = self.sampler.sample(ray_bundle)
+        density, colors = self.field.density_and_colors(samples.positions(ray_bundle))
+        weights = samples.weights(density)
+        stacked = torch.cat([colors, torch.ones_like(colors[:, :1]), samples.mids[:, None]], -1)
+        colors, accumulation, distance = samples.accumulate(weights, stacked).split([colors.shape[1], 1, 1], -1)
+        albedo = self.field.colors.to_rgb(colors, accumulation)
+        render = Render(ray_bundle, samples, weights)
+        outputs = {
+            "rgb": albedo + (1 - accumulation) * self._background(albedo),
+            "accumulation": accumulation,
+            "depth": self._depth(ray_bundle, distance, accumulation),
+        }
+        if self.training:
+            return outputs | {"albedo": albedo, "colors": colors, "render": render}
+        normals = self._composite_normals(render, *self._sample_normals(render, threshold=0.0))
+        shaded = self._lit_from_the_camera(ray_bundle, albedo, accumulation, normals, outputs["depth"])
+        shaded = (shaded + (1 - accumulation) * self._background(albedo)).clamp(0, 1)
+        return outputs | {"albedo": albedo, "shaded": shaded, "normals": (normals * accumulation + 1) / 2}
+
+    def _background(self, like: Tensor) -> Float[Tensor, "3"]:
+        return torch.tensor(self.config.background_color, device=like.device)
+
+    def _lit_from_the_camera(
+        self,
+        rays: RayBundle,
+        albedo: Float[Tensor, "n 3"],
+        accumulation: Float[Tensor, "n 1"],
+        normals: Float[Tensor, "n 3"],
+        depth: Float[Tensor, "n 1"],
+    ) -> Float[Tensor, "n 3"]:
+        """Lambertian shading by a light at every ray's own origin: nothing is drawn at random outside of guidance."""
+        surface = rays.origins + rays.directions * depth
+        shading = torch.full((len(albedo),), int(Shading.LAMBERTIAN))
+        values = (albedo[:, None], accumulation[:, None], normals[:, None], surface[:, None], rays.origins)
+        return shade(self.config.shading, shading, *values)[:, 0]
+
+    def _depth(
+        self, rays: RayBundle, distance: Float[Tensor, "n 1"], accumulation: Float[Tensor, "n 1"]
+    ) -> Float[Tensor, "n 1"]:
+        """Mean distance of what is hit. Empty rays end behind the scene, where TSDF fusion carves and adds no shell."""
+        beyond = (rays.origins.norm(dim=-1, keepdim=True) + 1.5 * RADIUS) / rays.directions.norm(
+            dim=-1, keepdim=True
+        ).clamp_min(1e-6)
+        return torch.where(accumulation > 0.5, distance / accumulation.clamp_min(1e-6), beyond)
+
+    def _sample_normals(
+        self, render: Render, threshold: float
+    ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, " m"], Tensor]:
+        """Normals of the samples that weigh more than `threshold`, their weights and their rays."""
+        kept = (render.weights > threshold).nonzero()[:, 0]
+        normals = self.field.normals(render.samples.positions(render.rays)[kept])
+        return normals, render.weights[kept], render.samples.rays[kept]
+
+    def _composite_normals(
+        self, render: Render, normals: Float[Tensor, "m 3"], weights: Float[Tensor, " m"], rays: Tensor
+    ) -> Float[Tensor, "n 3"]:
+        """The normal of what a ray sees, of unit length, or zero if it sees nothing."""
+        summed = normals.new_zeros(render.samples.num_rays, 3).index_add(0, rays, weights[:, None] * normals)
+        return summed / summed.square().sum(-1, keepdim=True).clamp_min(1e-8).sqrt()
+
+    # Losses.
+
+    def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
+        config = self.config
+        if not self.training:  # nerfstudio's evaluation of pixels: there is nothing to regularise.
+            return {"recon_loss": config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+        render: Render = outputs["render"]
+        losses = {
+            "opacity_loss": config.opacity_loss_mult * opacity_loss(outputs["accumulation"]),
+            "entropy_loss": config.entropy_loss_mult * self._progress * entropy_loss(outputs["accumulation"]),
+            "distortion_loss": config.distortion_loss_mult * distortion_loss(render.weights, render.samples),
+        }
+        if "image" in batch:
+            return losses | {"recon_loss": config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+        return losses | self._guidance_losses(outputs, batch)
+
+    def _recon_loss(self, outputs: dict, image: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+        """Difference from the pixels; ones with an alpha channel are compared in front of random colours."""
+        image, rgb = image.to(outputs["rgb"]), outputs["rgb"]
+        if image.shape[-1] == 4:
+            background = torch.rand_like(image[:, :3])
+            rgb = outputs["albedo"] + (1 - outputs["accumulation"]) * background
+            image = image[:, :3] * image[:, 3:] + (1 - image[:, 3:]) * background
+        return F.l1_loss(rgb, image) if self.config.recon_norm == "l1" else F.mse_loss(rgb, image)
+
+    def _guidance_losses(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
+        """Score distillation of the shaded views, and orientation where there are normals anyway."""
+        if self.prompts is None:  # First of all: what colours mean may be up to the guide.
+            self.load_prompts()
+        num, height, width = batch["image_shape"]
+        shading = draw_shading(self.config.shading, num, self._progress)
+        losses = {}
+        if (shading != Shading.ALBEDO).any():
+            colour, losses["orientation_loss"] = self._lit(outputs, shading)
+        else:
+            colour = outputs["colors"]
+        background = self.field.colors.from_rgb(self._random_backgrounds(num, colour))
+        image = colour.view(num, height * width, -1) + (1 - outputs["accumulation"].view(num, -1, 1)) * background
+        image = image.view(num, height, width, -1).permute(0, 3, 1, 2)
+        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(image, batch["views"])}
+
+    def _lit(self, outputs: dict, shading: Tensor) -> tuple[Float[Tensor, "n 3"], Float[Tensor, ""]]:
+        render, num = outputs["render"], len(shading)
+        normals, weights, which = self._sample_normals(render, self.config.normal_weight_threshold)
+        orientation = orientation_loss(weights, normals, render.rays.directions[which], render.samples.num_rays)
+        origins = render.rays.origins.view(num, -1, 3)
+        surface = origins + render.rays.directions.view(num, -1, 3) * outputs["depth"].detach().view(num, -1, 1)
+        colour = shade(
+            self.config.shading,
+            shading,
+            outputs["albedo"].view(num, -1, 3),
+            outputs["accumulation"].view(num, -1, 1),
+            self._composite_normals(render, normals, weights, which).view(num, -1, 3),
+            surface,
+            sample_light(self.config.shading, origins[:, 0]),
+        )
+        return colour.view(-1, 3), self.config.orientation_loss_mult * orientation
+
+    def _random_backgrounds(self, num: int, like: Tensor) -> Float[Tensor, "b 1 3"]:
+        random = torch.rand(num, 1, 1) < self.config.random_background_prob
+        return torch.where(random.to(like.device), torch.rand(num, 1, 3).to(like.device), self._background(like))
+
+    def _sds_loss(self, image: Float[Tensor, "b c h w"], views) -> Float[Tensor, ""]:
+        config, guide = self.config, self.guide
+        t_range = annealed_t_range(self._progress, config.t_range_start, config.t_range_end)
+        with self.guide_context():
+            return sds_loss_of_z(
+                guide,
+                self.field.colors.encode(guide, image),
+                self.prompts.text(views, config.interpolate_prompts),
+                self.prompts.uncond(views),
+                t=sample_timesteps(len(image), t_range, len(guide.alphas_cumprod), device=guide.device),
+                guidance_scale=self.guidance_scale,
+                weighting=config.sds_weighting,
+                rescale=config.guidance_rescale,
+                away=self.prompts.away(views, config.perp_neg),
+            ).to(image.device)
+
+    # Evaluation.
+
+    @torch.no_grad()
+    def get_metrics_dict(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
+        metrics = {"accumulation": outputs["accumulation"].mean()}
+        if "render" in outputs:
+            metrics["samples_per_ray"] = torch.tensor(len(outputs["render"].samples.rays) / len(outputs["rgb"]))
+        if "image" in batch:
+            metrics["psnr"] = _psnr(outputs["rgb"], batch["image"][..., :3].to(outputs["rgb"]))
+        return metrics
+
+    def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*n 4"]:
+        """Colours without the background, and true alpha.
+
+        The exporters of point clouds ask for opaque pixels until they have enough; of an empty scene, for ever.
+        """
+        alpha = outputs["accumulation"]
+        opaque = bool((alpha > 0.5).any())
+        self._empty_renders = 0 if opaque else self._empty_renders + 1
+        if self._empty_renders > MAX_EMPTY_RENDERS:
+            raise RuntimeError(
+                f"The scene is empty: none of {MAX_EMPTY_RENDERS} renderings had an opaque pixel. Look at it in "
+                "ns-viewer, and train again with another seed or a lower --pipeline.model.opacity-loss-mult."
+            )
+        rgb = outputs[output_name] - (1 - alpha) * self._background(alpha)
+        return torch.cat([(rgb / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
+
+    def get_image_metrics_and_images(
+        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        rgb = outputs["rgb"]
+        image = batch["image"][..., :3].to(rgb)
+        images = {"img": torch.cat([image, rgb], 1)}
+        images |= {name: outputs[name].expand(-1, -1, 3) for name in ("accumulation", "normals")}
+        return {"psnr": float(_psnr(rgb, image))}, images
+
+
+def _psnr(rgb: Tensor, image: Tensor) -> Float[Tensor, ""]:
+    return -10 * F.mse_loss(rgb, image).clamp_min(1e-10).log10()

@@ -1,0 +1,59 @@
+"""Which guides there are, for commands that let one choose."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.record import read_record
+from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+
+GUIDES: dict[str, type[DiffusersGuideConfig]] = {
+    "toybox": ToyboxGuideConfig,
+    "stable-diffusion": StableDiffusionGuideConfig,
+    "sdxl": SDXLGuideConfig,
+    "deepfloyd": DeepFloydGuideConfig,
+}
+"""Configs by the names that a command line has for them."""
+
+GuideChoice = tyro.extras.subcommand_type_from_defaults(
+    {name: config() for name, config in GUIDES.items()}, prefix_names=False
+)
+"""The type of a command's field `guide`: a subcommand, whose options are the guide's."""
+
+
+def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> DiffusersGuideConfig:
+    """The config of the guide that a personalised folder is for; `given`, if there is no folder or it does not say.
+
+    What does not change the guide's answers, such as device and precision, is taken from `given` if it is of that kind.
+    """
+    if personalised is None:
+        return given
+    if not personalised.is_dir():
+        raise UserError(f"{personalised} is no folder: give --personalised the one that `db3d dreambooth` printed")
+    record = read_record(personalised)
+    if record is None:
+        return given
+    kinds = {config.__name__: config for config in GUIDES.values()}
+    if record["guide"] not in kinds:
+        raise UserError(f"{personalised} is for a guide called {record['guide']}, which no command offers.")
+    kind = kinds[record["guide"]]
+    types = typing.get_type_hints(kind)
+    settings = {key: _restored(types[key], value) for key, value in record["settings"].items() if key in types}
+    return dataclasses.replace(given if type(given) is kind else kind(), **settings)
+
+
+def _restored(kind: Any, value: Any) -> Any:
+    """A value as it was before it became JSON, which has neither paths nor tuples."""
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in typing.get_args(kind) else value

@@ -1,0 +1,153 @@
+"""`db3d export`: a run as a textured mesh that other programs open, and as a page that shows it without a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import tyro
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.nerf.occupancy import RADIUS
+from db3d_nerfstudio.results.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
+from db3d_nerfstudio.results.texture import bake, device_of
+from db3d_nerfstudio.workspace import publish
+
+if TYPE_CHECKING:
+    from trimesh import Trimesh
+
+    from db3d_nerfstudio.nerf.field import Field
+
+Format = Literal["glb", "obj", "ply"]
+ASSETS = Path(__file__).parent / "assets"
+PREVIEW = "preview.html"
+STEPS = 4
+"""Steps from a field to a mesh."""
+
+
+@dataclass
+class ExportConfig:
+    """Turn a run into a textured mesh, y up, and into a page that shows it without a network."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder; RUN/initial for the initial NeRF."""
+    format: Format = "glb"
+    """glb: everything in one file; obj: with a material and a texture beside it; ply: colours at the vertices."""
+    output: Path | None = None
+    """Folder for the files; unset, RUN/exports."""
+    resolution: int = 128
+    """Vertices along each edge of the grid in which the surface is found."""
+    max_faces: int = 20_000
+    """The mesh is simplified to as many triangles."""
+    texture_size: int = 1024
+    """Side of the texture, pixels."""
+
+
+def build_mesh(
+    field: Field, resolution: int, max_faces: int, texture_size: int, report: Callable[[str], None] = lambda step: None
+) -> Trimesh:
+    """A field as a textured mesh, y up and of unit size; `report` is told of each of the `STEPS` as it begins.
+
+    Raises:
+        UserError: the scene is empty, or a setting is too small to make a mesh.
+    """
+    smallest = {"--resolution": (resolution, 8), "--max-faces": (max_faces, 20), "--texture-size": (texture_size, 16)}
+    for name, (value, least) in smallest.items():
+        if value < least:
+            raise UserError(f"{name} {value} is too small: give at least {least}")
+    spacing = 2 * RADIUS / (resolution - 1)
+    report("density")
+    grid = density_grid(field.density, resolution, device_of(field))
+    report("surface")
+    surface = extract_surface(grid, surface_level(grid, spacing))
+    report("simplification")
+    surface = decimate(surface, max_faces)
+    report("texture")
+    return y_up_unit(bake(surface, field, texture_size, depth=2 * spacing))
+
+
+def files_of(mesh: Trimesh, kind: Format) -> dict[str, bytes]:
+    """The mesh as files, the one to open first."""
+    from trimesh.exchange.gltf import export_glb
+    from trimesh.exchange.obj import export_obj
+    from trimesh.exchange.ply import export_ply
+
+    if kind == "glb":
+        return {"mesh.glb": export_glb(mesh.scene(), include_normals=True)}
+    if kind == "ply":
+        coloured = mesh.copy()
+        coloured.visual = mesh.visual.to_color()
+        coloured.merge_vertices(merge_tex=True, merge_norm=True)
+        return {"mesh.ply": export_ply(coloured, vertex_normal=True)}
+    text, others = export_obj(mesh, include_normals=True, return_texture=True, mtl_name="mesh.mtl")
+    return {"mesh.obj": text.encode(), **others}
+
+
+def preview_page(glb: bytes, title: str) -> str:
+    """One HTML page that shows a glb: model-viewer and the mesh are part of it, so it needs no network."""
+    page = (ASSETS / "preview.html").read_text("utf8")
+    page = page.replace("{title}", html.escape(title))
+    page = page.replace("{mesh}", base64.b64encode(glb).decode())
+    return page.replace("{model_viewer}", (ASSETS / "model-viewer-umd.min.js").read_text("utf8"))
+
+
+def check(path: Path) -> str:
+    """A line about a written mesh, read back as another program would read it.
+
+    Raises:
+        ValueError: what was written has no faces or no colours.
+    """
+    import trimesh
+
+    mesh = trimesh.load_scene(path).to_mesh()
+    if mesh.visual.kind == "texture":
+        material = mesh.visual.material
+        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+        colours = image and f"texture {image.width} x {image.height}"
+    else:
+        colours = "colours at the vertices" if mesh.visual.kind == "vertex" else None
+    if len(mesh.faces) == 0 or colours is None:
+        raise ValueError(f"{path} was written without faces or without colours")
+    mesh.merge_vertices(merge_tex=True, merge_norm=True)  # Seams of the texture are no holes.
+    _, uses = np.unique(np.sort(mesh.edges, axis=1), axis=0, return_counts=True)
+    tight = "watertight" if mesh.is_watertight else f"not watertight: {(uses != 2).sum()} edges without two faces"
+    size = path.stat().st_size / 1e6
+    return f"{path}: {len(mesh.faces):,} faces, {len(mesh.vertices):,} vertices, {tight}, {colours}, {size:.1f} MB"
+
+
+def write(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files, each of which appears whole or not at all."""
+    for name, content in files.items():
+        scratch = folder / f"{name}.tmp"
+        scratch.write_bytes(content)
+        publish(scratch, folder / name)
+
+
+def main(config: ExportConfig) -> None:
+    """Write the mesh and its page, and say what they are."""
+    from rich.progress import Progress
+
+    from db3d_nerfstudio.results.open_run import exports_folder, open_run
+    from db3d_nerfstudio.run.progress import CONSOLE, announce, is_quiet
+
+    field = open_run(config.run).model.field
+    with Progress(console=CONSOLE, disable=is_quiet(), transient=True) as progress:
+        task = progress.add_task("Mesh", total=STEPS, completed=-1)
+        mesh = build_mesh(
+            field,
+            config.resolution,
+            config.max_faces,
+            config.texture_size,
+            lambda step: progress.update(task, description=f"Mesh: {step}", advance=1),
+        )
+    folder = exports_folder(config.run, config.output)
+    files = files_of(mesh, config.format)
+    glb = files.get("mesh.glb") or files_of(mesh, "glb")["mesh.glb"]
+    write(folder, {**files, PREVIEW: preview_page(glb, config.run.absolute().name).encode()})
+    announce(check(folder / next(iter(files))))
+    announce(f"Open {folder / PREVIEW} in a browser. A turntable: db3d turntable {config.run}")

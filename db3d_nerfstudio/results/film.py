@@ -1,0 +1,109 @@
+"""`db3d turntable`: a run going round, its colours, normals and depth side by side, as mp4 and gif."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float, UInt8
+from numpy import ndarray
+from torch import Tensor
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.workspace import publish
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nerfstudio.cameras.cameras import Cameras
+
+    from db3d_nerfstudio.nerf.model import DreamBooth3DModel
+
+Panel = Literal["rgb", "normals", "depth"]
+
+
+@dataclass
+class TurntableConfig:
+    """Film a run on a turntable: an mp4 and a gif that goes round for ever."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder; RUN/initial for the initial NeRF."""
+    output: Path | None = None
+    """Folder for the films; unset, RUN/exports."""
+    panels: tuple[Panel, ...] = ("rgb", "normals", "depth")
+    """What is shown side by side."""
+    frames: int = 48
+    """Frames of one turn."""
+    size: int = 96
+    """Side of a panel, pixels; even, as films want it."""
+    fps: int = 16
+    """Frames a second."""
+
+
+def panel(name: Panel, outputs: dict[str, Tensor], distance: float) -> Float[Tensor, "h w 3"]:
+    """An output of the model as a picture in front of white.
+
+    Args:
+        distance: Of the camera from the origin; depth is coloured from the near to the far end of the unit sphere.
+    """
+    from nerfstudio.utils.colormaps import ColormapOptions, apply_depth_colormap
+
+    accumulation = outputs["accumulation"]
+    if name == "depth":
+        near, far = distance - 1, distance + 1
+        return apply_depth_colormap(outputs["depth"], accumulation, near, far, ColormapOptions("turbo"))
+    if name == "normals":  # The model's picture is (normal * accumulation + 1) / 2, grey where there is nothing.
+        return outputs["normals"] + (1 - accumulation) / 2
+    return outputs["albedo"] + (1 - accumulation)
+
+
+@torch.no_grad()
+def film(model: DreamBooth3DModel, cameras: Cameras, panels: tuple[Panel, ...]) -> Iterator[UInt8[ndarray, "h w 3"]]:
+    """A frame for each camera, its panels side by side."""
+    for i in range(len(cameras)):
+        camera = cameras[i : i + 1].to(model.device)
+        outputs = model.get_outputs_for_camera(camera)
+        distance = float(camera.camera_to_worlds[0, :, 3].norm())
+        frame = torch.cat([panel(name, outputs, distance) for name in panels], 1)
+        yield (frame.clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def save_film(folder: Path, frames: list[UInt8[ndarray, "h w 3"]], fps: int) -> list[Path]:
+    """turntable.mp4 and turntable.gif; each appears whole or not at all."""
+    import imageio.v3 as imageio
+
+    settings = {
+        "mp4": {"plugin": "FFMPEG", "fps": fps, "codec": "libx264", "quality": 8, "macro_block_size": 2},
+        "gif": {"plugin": "pillow", "duration": 1000 / fps, "loop": 0},
+    }
+    paths = []
+    for kind, options in settings.items():
+        path = folder / f"turntable.{kind}"
+        scratch = folder / f"turntable.tmp.{kind}"
+        imageio.imwrite(scratch, np.stack(frames), **options)
+        publish(scratch, path)
+        paths.append(path)
+    return paths
+
+
+def main(config: TurntableConfig) -> None:
+    """Film the run and say where the films are."""
+    from rich.progress import track
+
+    from db3d_nerfstudio.results.open_run import exports_folder, open_run
+    from db3d_nerfstudio.run.progress import CONSOLE, announce, is_quiet
+
+    if config.size < 2 or config.size % 2 or config.frames < 1 or config.fps < 1 or not config.panels:
+        raise UserError("a film needs an even --size, and at least one of --frames, --fps and --panels")
+    pipeline = open_run(config.run)
+    orbit = pipeline.datamanager.config.dataparser
+    cameras, _ = dataclasses.replace(orbit, num_views=config.frames, resolution=config.size).orbit()
+    shots = film(pipeline.model, cameras, config.panels)
+    frames = list(track(shots, "Turntable", config.frames, console=CONSOLE, disable=is_quiet(), transient=True))
+    paths = save_film(exports_folder(config.run, config.output), frames, config.fps)
+    announce(f"Look at {' and '.join(map(str, paths))}. A mesh: db3d export {config.run}")

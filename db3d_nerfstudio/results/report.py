@@ -1,0 +1,221 @@
+"""`db3d report`: a run in one page that needs no other file. Made of the run folder, so also of a run not yet done."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.photos import load_photo
+from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
+from db3d_nerfstudio.run.interventions import Change, read_changes
+from db3d_nerfstudio.run.manifest import read_manifest
+from db3d_nerfstudio.run.progress import announce, clock_time
+from db3d_nerfstudio.run.record import read_losses
+from db3d_nerfstudio.workspace import publish
+
+FILE = "report.html"
+TEMPLATE = Path(__file__).parent / "assets" / FILE
+FRAMES, FRAME_SIDE, FRAMES_PER_SECOND = 24, 128, 10
+TILE = 96
+"""Side of photos and class images, pixels."""
+MOST_CLASS_IMAGES = 32
+TUNINGS = {
+    "partial": "partial: a short fine-tuning on the photos",
+    "full": "full: a long one",
+    "multiview": "multiview: partial, tuned further on photos and pseudo views",
+}
+
+
+@dataclass
+class ReportConfig:
+    """Put all that a run has made into one page, RUN/report.html. The run may be in training, or killed."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+
+
+class Section(NamedTuple):
+    """Pictures under a title, each with its name."""
+
+    title: str
+    words: str
+    pictures: list[tuple[str, str]]
+
+
+def main(config: ReportConfig) -> None:
+    """Write the report and say where it is."""
+    announce(f"Open {write_report(config.run)} in a browser")
+
+
+def write_report(run: Path) -> Path:
+    """The report of a run folder; replaces an older one."""
+    from jinja2 import Environment
+
+    manifest = read_manifest(run)
+    if not manifest:
+        raise UserError(f"{run} is no run of this version: give the folder that holds manifest.json")
+    template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf8"))
+    page = template.render(
+        run=run.absolute(),
+        prompt=manifest["inputs"]["prompt"],
+        state=_state(manifest),
+        sections=_sections(run, manifest),
+        curves=_curves(run),
+        tasks=[{"name": name, **task, "time": clock_time(task["seconds"])} for name, task in manifest["tasks"].items()],
+        total_time=clock_time(float(sum(task["seconds"] for task in manifest["tasks"].values()))),
+        commands=next_commands(run) if manifest["state"] == "finished" else [("go on", manifest["command"])],
+        command=manifest["command"],
+        changes=[{"step": change.step, "words": _words(change)} for change in read_changes(run)],
+        tables=_tables(manifest),
+    )
+    scratch = run / f"{FILE}.tmp"
+    scratch.write_text(page, "utf8")
+    publish(scratch, run / FILE)
+    return run / FILE
+
+
+def _state(manifest: dict[str, Any]) -> str:
+    if manifest["state"] == "finished":
+        return f"finished {manifest['finished']}"
+    at = next(reversed(manifest["tasks"].items()), None)
+    where = f", at {at[0]}, {at[1]['done']} of {at[1]['of']}" if at else ""
+    return f"not finished{where}; started {manifest['started'][0]}"
+
+
+def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
+    folder = manifest["inputs"]["folder"]
+    photos = [Path(folder or "") / photo["file"] for photo in manifest["inputs"]["photos"]]
+    classes = sorted((run / "class_images").glob("*.png"))[:MOST_CLASS_IMAGES]
+    sheets = [(words, run / "dreambooth" / name / "samples.png") for name, words in TUNINGS.items()]
+    views = run / "pseudo_views" / "contact_sheet.png"
+    return [
+        Section("Photos", str(folder), [(path.name, _tile(path)) for path in photos if path.exists()]),
+        Section(
+            "Class images",
+            "What the untouched guide thinks of the class.",
+            [("", _embedded(_grid(classes)))] if classes else [],
+        ),
+        Section(
+            "What the fine-tuned guides draw",
+            "Columns: front, side, back and overhead view; the same noise for all three.",
+            [(words, _embedded(Image.open(path))) for words, path in sheets if path.exists()],
+        ),
+        Section(
+            "Pseudo views",
+            "Rows: photos; renders of the initial NeRF; what the fully tuned guide makes of them.",
+            [("", _embedded(Image.open(views)))] if views.exists() else [],
+        ),
+        Section(
+            "Initial and final NeRF",
+            "Colours and normals, at the newest checkpoint.",
+            [(name, _turntable(path)) for name, path in _nerfs(run)],
+        ),
+    ]
+
+
+def _nerfs(run: Path) -> list[tuple[str, Path]]:
+    """The NeRFs that there are: until the second one begins, the run's own checkpoint is of the first."""
+    nerfs = [("initial", run / "initial"), ("final", run)] if (run / "initial").exists() else [("the NeRF so far", run)]
+    return [(name, path) for name, path in nerfs if checkpoint_step(path / "nerfstudio_models") >= 0]
+
+
+def _turntable(run: Path) -> str:
+    """A NeRF going round, as an animated picture."""
+    from db3d_nerfstudio.results.film import film
+    from db3d_nerfstudio.results.open_run import open_run
+
+    pipeline = open_run(run)
+    orbit = pipeline.datamanager.config.dataparser
+    cameras, _ = dataclasses.replace(orbit, num_views=FRAMES, resolution=FRAME_SIDE).orbit()
+    frames = [Image.fromarray(frame) for frame in film(pipeline.model, cameras, ("rgb", "normals"))]
+    data = io.BytesIO()
+    options = {"append_images": frames[1:], "duration": 1000 // FRAMES_PER_SECOND, "loop": 0, "quality": 80}
+    frames[0].save(data, "WEBP", save_all=True, **options)
+    return _uri("image/webp", data.getvalue())
+
+
+def _curves(run: Path) -> str:
+    """The losses of the fine-tunings and of the NeRFs, as SVG; empty if there are none."""
+    from matplotlib.figure import Figure
+
+    tunings = {
+        f"DreamBooth {name}": list(enumerate(json.loads(path.read_text("utf8")), 1))
+        for name in TUNINGS
+        if (path := run / "dreambooth" / name / "losses.json").exists()
+    }
+    curves = {**tunings, **{f"NeRF: {name}": curve for name, curve in read_losses(run).items()}}
+    if not curves:
+        return ""
+    columns, rows = 3, -(-len(curves) // 3)
+    figure = Figure(figsize=(10, 2.2 * rows), layout="constrained")
+    for i, (name, curve) in enumerate(curves.items()):
+        steps, values = np.array(curve).T
+        axes = figure.add_subplot(rows, columns, i + 1, title=name)
+        axes.plot(steps, values, color="#bcd", linewidth=0.8)
+        axes.plot(steps, _smoothed(values), color="#246", linewidth=1.2)
+    text = io.StringIO()
+    figure.savefig(text, format="svg")
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """A running mean over a tenth of the curve."""
+    width = max(1, len(values) // 10)
+    kernel = np.ones(width)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _tables(manifest: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    photos = [(photo["file"], f"sha256 {photo['sha256']}") for photo in manifest["inputs"]["photos"]]
+    return [
+        ("All settings", [("seed", manifest["seed"]), *_flat(manifest["settings"])]),
+        ("Versions", [*manifest["versions"].items(), *manifest["machine"].items()]),
+        ("Inputs", photos),
+        ("What lies where in the run folder", list(manifest["contents"].items())),
+    ]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _words(change: Change) -> str:
+    values = {"prompt": change.prompt, "guidance scale": change.guidance_scale, "end of the NeRF": change.ends}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+
+
+def _grid(paths: list[Path]) -> Image.Image:
+    from db3d_nerfstudio.training.viewer_panel import tiled
+
+    return tiled([load_photo(path, TILE) for path in paths], columns=8)
+
+
+def _tile(path: Path) -> str:
+    return _embedded(load_photo(path, 2 * TILE))
+
+
+def _embedded(image: Image.Image) -> str:
+    """A picture as a data URI."""
+    data = io.BytesIO()
+    with image:
+        image.convert("RGB").save(data, "WEBP", quality=85)
+    return _uri("image/webp", data.getvalue())
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

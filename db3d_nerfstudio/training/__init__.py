@@ -1,0 +1,1 @@
+"""The paper: three stages as phases of one nerfstudio trainer."""

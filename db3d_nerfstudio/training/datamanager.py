@@ -1,0 +1,65 @@
+"""What a training step looks at: random cameras for the guide, or pixels of the pseudo views.
+
+This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and which most exporters refuse. A
+`VanillaDataManager` over the (virtual) orbit satisfies all tools.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+
+from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
+from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.training.pseudo_views import PseudoViewDataset
+
+
+@dataclass
+class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
+    """The photos' folder (`data`), the orbit of the pseudo views, and the random views."""
+
+    _target: type = field(default_factory=lambda: DreamBooth3DDataManager)
+    data: Path | None = None
+    """Folder with 3 to 6 photos of the subject."""
+    dataparser: DreamBooth3DDataParserConfig = field(default_factory=DreamBooth3DDataParserConfig)
+    """The orbit on which the pseudo views are taken."""
+    random_cameras: RandomCamerasConfig = field(default_factory=RandomCamerasConfig)
+    """The distribution of the views that the guide is shown."""
+    views_per_step: int = 1
+    """Number of random views in a micro-step: the batch size of score distillation."""
+    resolution: int = 64
+    """Side of the random views, in pixels."""
+    train_num_rays_per_batch: int = 4096
+    """Number of pseudo-view pixels in a reconstruction micro-step."""
+    eval_num_rays_per_batch: int = 4096
+    """Number of rays in an evaluation batch."""
+
+
+class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
+    """Random-camera batches; from `load_pseudo_views` on, pixels of the pseudo views in every second micro-step."""
+
+    config: DreamBooth3DDataManagerConfig
+    progress: float = 0.0
+    """Fraction of the current phase that is done."""
+    has_pseudo_views: bool = False
+    """Whether pseudo views take part in training."""
+
+    def load_pseudo_views(self) -> None:
+        """Read the images that have appeared in the run folder since the data manager was built."""
+        self.setup_train()
+        self.setup_eval()
+        self.has_pseudo_views = True
+
+    def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
+        """The batch decides the loss: one with pixels is reconstructed, one with views is shown to the guide.
+
+        Outside training the exporters come here for rays towards the object: they get those of the orbit.
+        """
+        if not self.training or (self.has_pseudo_views and step % 2 == 1):
+            return super().next_train(step)
+        resolution = resolution_at(self.config.random_cameras, self.config.resolution, self.progress)
+        cameras, views = random_cameras(self.config.random_cameras, self.config.views_per_step, resolution)
+        image_shape = (len(cameras), resolution, resolution)
+        return image_rays(cameras.to(self.device)), {"views": views, "image_shape": image_shape}

@@ -1,0 +1,203 @@
+"""The three fine-tuned guides of a run, and what they are made from: photos, captions, images of the class.
+
+RUN/photo_views/              which sides the guide takes the photos to show, if their captions are to say so
+RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
+RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.diffusion.captions import Captions, photo_captions
+from db3d_nerfstudio.diffusion.dreambooth import Prior, finetune, needs_prior, save_checked
+from db3d_nerfstudio.diffusion.prior import class_images
+from db3d_nerfstudio.diffusion.prompt_bank import Subject, nearest_prompts, parse_subject
+from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
+from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
+from db3d_nerfstudio.training.phases import PhasesConfig
+from db3d_nerfstudio.training.pseudo_views import load_pseudo_views
+from db3d_nerfstudio.training.samples import FILE as SAMPLES
+from db3d_nerfstudio.training.samples import sample_sheet
+from db3d_nerfstudio.workspace import Workspace
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.base import DiffusionGuide
+    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer
+
+
+@contextmanager
+def guide_task(trainer: DreamBooth3DTrainer, name: str) -> Iterator[Callable[..., None]]:
+    """Work of the guide: the viewer may render, and the viewer's pause button pauses it.
+
+    Yields what is to be called with the number of things done, and the loss if there is one.
+    """
+    progress = trainer.record.progress
+    with trainer.pipeline.model.guide_context(), progress.during(name) as update:
+
+        def update_and_wait(done: int, loss: float | None = None) -> None:
+            update(done, loss)
+            while trainer.training_state == "paused":
+                time.sleep(0.05)
+                progress.restart_clock()
+
+        yield update_and_wait
+
+
+class FineTunes:
+    """Fine-tunes the guide of a run, each time once: what is in the run folder is used again."""
+
+    def __init__(self, config: PhasesConfig, trainer: DreamBooth3DTrainer, workspace: Workspace, seed: int) -> None:
+        self.config = config
+        self.trainer = trainer
+        self.workspace = workspace
+        self.seed = seed
+
+    @property
+    def guide(self) -> DiffusionGuide:
+        """The diffusion model, loaded on first use."""
+        return self.trainer.pipeline.model.guide
+
+    def partial(self) -> Path | None:
+        """D_partial: a short fine-tuning on the photos."""
+        if not self.config.needs_photos:
+            return None
+        return self._finetuned("partial", self.config.partial_steps, None, self.photos, self._photo_captions, {})
+
+    def full(self) -> Path | None:
+        """D_full: a long one."""
+        return self._finetuned("full", self.config.full_steps, None, self.photos, self._photo_captions, {})
+
+    def multiview(self, pseudo_views: Path, prompt: str, recipe: dict[str, Any]) -> Path | None:
+        """D_partial, trained further on photos and pseudo views; the latter say which side they show.
+
+        Args:
+            prompt: What the pseudo views show.
+            recipe: How they were made.
+        """
+        _, views = self.trainer.pipeline.datamanager.config.dataparser.orbit()
+        sides = nearest_prompts(prompt, views, self.guide.tells_sides)
+        images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
+        captions = self._photo_captions + [{side: 1.0} for side in sides]
+        return self._finetuned(
+            "multiview", self.config.multiview_steps, self.partial(), images, captions, {"pseudo_views": recipe}
+        )
+
+    def _finetuned(
+        self,
+        name: str,
+        steps: int,
+        start: Path | None,
+        images: Float[Tensor, "n 3 h w"],
+        captions: list[Captions],
+        recipe: dict[str, Any],
+    ) -> Path | None:
+        """The folder of a fine-tuned guide, or the one it starts from if there is nothing to tune."""
+        if steps == 0:
+            return start
+
+        def make(path: Path) -> None:
+            prior = self.class_images if needs_prior(self.guide, self.config.dreambooth) else None
+            masks = self.photo_masks
+            if masks is not None:  # Pseudo views teach everywhere.
+                masks = torch.cat([masks, masks.new_ones(len(images) - len(masks), *masks.shape[1:])])
+            self.guide.load(start)
+            with guide_task(self.trainer, tuning(name)) as progress:
+                losses = finetune(
+                    self.guide,
+                    images,
+                    captions,
+                    prior,
+                    steps=steps,
+                    config=self.config.dreambooth,
+                    seed=self.seed,
+                    masks=masks,
+                    progress=progress,
+                )
+                save_checked(self.guide, path, self.subject.instance_prompt)
+                self._save_samples(name, path)
+            (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
+            self.trainer.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.trainer.step)
+
+        recipe = {"start": start and start.name, "steps": steps, "captions": captions, **self.base_recipe(), **recipe}
+        return self.workspace.once(f"dreambooth/{name}", recipe, make)
+
+    def _save_samples(self, name: str, path: Path) -> None:
+        """Show what the guide draws now, beside its weights."""
+        sheet = sample_sheet(
+            self.guide,
+            self.subject.instance_prompt,
+            steps=self.config.dreambooth.class_sample_steps,
+            guidance_scale=self.config.pseudo_views.guidance_scale,
+            seed=self.seed,
+        )
+        tensor_to_image(sheet).save(path / SAMPLES)
+        self.trainer.record.picture(f"{tuning(name)}/samples", sheet, self.trainer.step)
+
+    @property
+    def _photos_folder(self) -> Path:
+        return self.trainer.pipeline.datamanager.config.data
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What the photos show."""
+        return parse_subject(self.trainer.pipeline.model.config.prompt, self.config.identifier, self.config.class_noun)
+
+    @cached_property
+    def photos(self) -> Float[Tensor, "n 3 h w"]:
+        """The subject's photos at the guide's resolution."""
+        return self.photos_at(self.guide.resolution)
+
+    def photos_at(self, resolution: int) -> Float[Tensor, "n 3 h w"]:
+        """The subject's photos at a resolution in pixels."""
+        return load_photos(self._photos_folder, resolution)
+
+    @property
+    def photo_masks(self) -> Float[Tensor, "n 1 h w"] | None:
+        """Where the photos show the subject, if only that is to be learned."""
+        wanted = self.config.dreambooth.masked_loss
+        return load_masks(self._photos_folder, self.guide.resolution) if wanted else None
+
+    @cached_property
+    def _photo_captions(self) -> list[Captions]:
+        view_words, seed = self.config.dreambooth.view_words, self.seed
+        with self.trainer.pipeline.model.guide_context():
+            return photo_captions(self.workspace, self.guide, self._photos_folder, self.subject, view_words, seed)
+
+    @cached_property
+    def class_images(self) -> Prior:
+        """Samples of the class by the guide as it came, for prior preservation."""
+        folder, config = self.workspace.root / "class_images", self.config.dreambooth
+        with guide_task(self.trainer, CLASS_IMAGES) as progress:
+            return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        self.guide.load(None)
+        return self.guide.fingerprint()
+
+    def base_recipe(self) -> dict[str, Any]:
+        """What all artifacts of the guide depend on."""
+        dreambooth = asdict(self.config.dreambooth)
+        return {
+            "photos": photos_digest(self._photos_folder),
+            "guide": self._fingerprint,
+            "class_prompt": self.subject.class_prompt,
+            "dreambooth": {key: value for key, value in dreambooth.items() if key != "_target"},
+            "seed": self.seed,
+        }
+
+
+def _resized(rgb: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b 3 s s"]:
+    return torch.nn.functional.interpolate(rgb, (side, side), mode="bilinear", antialias=True)

@@ -1,0 +1,120 @@
+"""The three stages of DreamBooth3D (Raj et al. 2023, 2303.13508, section 3) as a pure function of the step.
+
+    initial        D_partial = DreamBooth(photos, 150 its)                       -> SDS -> initial NeRF
+    pseudo_views   D_full = DreamBooth(photos, 800 its); 20 renders of the initial NeRF, translated by D_full
+    final          D_multi = D_partial + 150 its on photos and pseudo views      -> SDS, reconstruction -> final NeRF
+
+NeRF steps exist in `initial` and `final` only; everything else is work at their boundaries, and its results are files
+in the run folder. Nothing that a resumed run needs is kept in memory: entering a phase for the first time and after a
+crash are the same call.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+
+PhaseName = Literal["initial", "final"]
+NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
+
+
+@dataclass
+class NerfPhaseConfig:
+    """A phase in which a NeRF is trained."""
+
+    steps: int
+    """Number of micro-steps; the optimizer moves once every `gradient_accumulation_steps` of them."""
+
+
+@dataclass
+class PseudoViewsConfig:
+    """How renders of the initial NeRF are turned into pseudo photos; their cameras are the data parser's orbit."""
+
+    strength: float = 0.5
+    """t_pseudo: how far the renders are noised, as a fraction of the schedule (not published by the paper)."""
+    guidance_scale: float = 7.5
+    """Classifier-free guidance of the translation: uncond + s * (cond - uncond)."""
+    sample_steps: int = 50
+    """Number of DDIM steps of the whole schedule; a translation takes the last `strength` of them."""
+    margin: float | None = None
+    """How far from the renders' silhouettes the guide may draw, in widths of the image; what is farther stays the
+    background. Unset, it draws everywhere, backgrounds of the photos too, which reconstruction then asks for."""
+    chunk: int = 4
+    """Number of renders translated at a time."""
+
+
+@dataclass
+class PhasesConfig:
+    """The stages. A baseline without stages sets `final.steps` to 0."""
+
+    initial: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
+    """The initial NeRF: score distillation with the partially tuned guide."""
+    pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
+    """The translation of the initial NeRF's renders by the fully tuned guide."""
+    final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
+    """The final NeRF: reconstruction of the pseudo views, and distillation by D_multi."""
+    fresh_final: bool = True
+    """Whether the final NeRF begins from scratch (the paper's is a second NeRF), or as a copy of the initial one, which
+    keeps more of it where pseudo views are wrong or contradict each other."""
+    learning_rate_left: float = 1.0
+    """What is left of the optimizers' learning rates at the end of each NeRF's training; they fall exponentially."""
+    identifier: str = "sks"
+    """The rare word in the prompt that stands for the subject."""
+    class_noun: str | None = None
+    """What kind of thing the subject is; by default the words after the identifier."""
+    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+    """What the three fine-tunings of the guide have in common."""
+    partial_steps: int = 150
+    """Iterations of D_partial on the photos (the paper's 150); 0 leaves the guide as it is."""
+    full_steps: int = 800
+    """Iterations of D_full on the photos (the paper's 800)."""
+    multiview_steps: int = 150
+    """Further iterations of D_partial on photos and pseudo views (the paper's 150)."""
+
+    @property
+    def needs_photos(self) -> bool:
+        """Whether anything is made from photos; else the prompt is all there is, and needs no identifier."""
+        return self.partial_steps > 0 or self.final.steps > 0
+
+    def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
+        """Micro-steps of the whole run, given the phases that somebody ended early."""
+        initial = ends.get("initial", self.initial.steps)
+        return ends.get("final", initial + self.final.steps) if self.final.steps else initial
+
+
+class Phase(NamedTuple):
+    """Where a step is in the run."""
+
+    name: PhaseName
+    start: int
+    """The phase's first step."""
+    progress: float
+    """Fraction of the phase that is done, in [0, 1)."""
+
+
+def phase_at(config: PhasesConfig, step: int, ends: Mapping[PhaseName, int] = NO_ENDS) -> Phase:
+    """The phase of a step; steps beyond the end belong to the last phase.
+
+    Args:
+        ends: The steps at which phases were ended early. Schedules are those of the planned length all the same, so
+            that a step before the end is what it was when nobody knew of the end.
+    """
+    name, start, steps = "initial", 0, config.initial.steps
+    end = ends.get("initial", steps)
+    if step >= end and config.final.steps > 0:
+        name, start, steps = "final", end, config.final.steps
+    return Phase(name, start, min(step - start, steps - 1) / steps)
+
+
+def seed_everything(seed: int, step: int) -> None:
+    """Make the draws of a step a function of the run's seed and the step, whatever was drawn before."""
+    mixed = (seed * 1_000_003 + step) % 2**32
+    random.seed(mixed)
+    np.random.seed(mixed)
+    torch.manual_seed(mixed)

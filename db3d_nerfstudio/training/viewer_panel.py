@@ -1,0 +1,204 @@
+"""The DreamBooth3D panel in nerfstudio's viewer: what the run is doing, its pictures, and what can be changed.
+
+nerfstudio hands the viewer to every `ViewerControl` that it finds in the model. The panel's pictures are files of the
+run folder, looked at again as the run goes on; so a finished run has them too.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import viser
+import viser.transforms
+from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer.viewer import VISER_NERFSTUDIO_SCALE_RATIO
+from nerfstudio.viewer.viewer_elements import ViewerControl
+from PIL import Image
+
+from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.photos import load_photo, photo_paths
+from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
+
+if TYPE_CHECKING:
+    from nerfstudio.viewer.viewer import Viewer
+
+    from db3d_nerfstudio.training.runner import PhaseRunner
+
+SECONDS_BETWEEN_UPDATES = 0.5
+START_BEHIND = 1.4
+"""Distance of the first view, in radii of the orbit."""
+TILE = 96
+"""Side of the pictures in the sheets of the run folder, pixels."""
+NOTHING_YET = "*Not made yet.*"
+
+
+class ViewerPanel(ViewerControl):
+    """The panel; nerfstudio sets it up once it has a viewer, and `follow` brings it to life in training."""
+
+    def __init__(self) -> None:
+        self._runner: PhaseRunner | None = None
+        self._updated = 0.0
+        self._shown: dict[str, float] = {}  # When the file behind each picture was written.
+
+    def _setup(self, viewer: Viewer) -> None:
+        super()._setup(viewer)
+        self._run = viewer.trainer.config.run_folder() if viewer.trainer else viewer.log_filename.parent
+        self._look_from_the_front()
+        gui = self.viser_server.gui
+        with gui.add_folder("DreamBooth3D", order=-1):
+            self._status = gui.add_markdown("Setting up." if viewer.trainer else f"**{self._run.name}**")
+            self._bar = gui.add_progress_bar(0.0, visible=viewer.trainer is not None)
+            if viewer.trainer:
+                self._add_controls(viewer)
+            self._pictures = {}
+            for name in ("Photos", "DreamBooth samples", "Pseudo views (render | translated)"):
+                with gui.add_folder(name):
+                    self._pictures[name] = gui.add_markdown(NOTHING_YET, image_root=self._run)
+        self._show_photos(viewer.pipeline.datamanager.config.data)
+        self._show_pictures()
+
+    def follow(self, runner: PhaseRunner | None) -> None:
+        """Show what the runner does, and hand it what is wished for; without a viewer, nothing."""
+        if hasattr(self, "viewer"):
+            self._runner = runner
+            runner.trainer.record.progress.listeners.append(self._on_progress)
+
+    # What can be changed.
+
+    def _add_controls(self, viewer: Viewer) -> None:
+        gui, model = self.viser_server.gui, viewer.pipeline.model.config
+        self._prompt = gui.add_text("Prompt", model.prompt or "", hint="What the guide is asked for")
+        self._scale = gui.add_number("Guidance scale", float(model.guidance_scale), min=0.0, step=0.5)
+        apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded anew before that step")
+        apply.on_click(lambda _: self._wish_guidance())
+        self._end = gui.add_button("End this stage now", disabled=True, hint="A resumed run ends it at the same step")
+        self._end.on_click(lambda _: self._wish_end())
+        self._answer = gui.add_markdown("")
+
+    def _wish_guidance(self) -> None:
+        if self._runner is not None:
+            self._runner.interventions.wish(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
+            self._answer.content = self._runner.interventions.answer
+
+    def _wish_end(self) -> None:
+        task = self._runner and self._runner.trainer.record.progress.task
+        phases = {INITIAL_NERF: "initial", FINAL_NERF: "final"}
+        if task is not None and task.name in phases:
+            self._runner.interventions.wish(ends=phases[task.name])
+            self._answer.content = self._runner.interventions.answer
+
+    # What is shown.
+
+    def _on_progress(self, progress: RunProgress, event: Event) -> None:
+        if event == "update" and time.monotonic() < self._updated + SECONDS_BETWEEN_UPDATES:
+            return
+        self._updated = time.monotonic()
+        task, nerf = progress.task, progress.task.name in (INITIAL_NERF, FINAL_NERF)
+        if event == "begin":
+            self._draw_cameras(with_images=task.name == FINAL_NERF)
+        loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
+        self._status.content = (
+            f"**Stage {task.stage}**\n\n{task.name}: {progress.done} of {task.total}{loss}\n\n{time_left(progress)}"
+        )
+        self._bar.value = min(100.0, 100 * progress.done / task.total)
+        self._end.disabled = not nerf
+        self._answer.content = self._runner.interventions.answer
+        self._show_pictures()
+
+    def _show_photos(self, folder: Path | None) -> None:
+        if folder is not None and folder.is_dir():
+            photos = [load_photo(path, TILE) for path in photo_paths(folder)]
+            self._pictures["Photos"].content = as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
+
+    def _show_pictures(self) -> None:
+        """Show the newest sheets of samples and pseudo views, the latter while they are being made."""
+        self._show_newest("DreamBooth samples", "dreambooth/*/samples.png", lambda sheet: sheet)
+        pairs, views = "Pseudo views (render | translated)", "pseudo_views*/contact_sheet.png"
+        self._show_newest(pairs, views, lambda sheet: tiled(render_and_translation(sheet), columns=4))
+
+    def _show_newest(self, name: str, pattern: str, arrange) -> None:
+        files = {file: file.stat().st_mtime for file in self._run.glob(pattern)}
+        newest = max(files, key=files.get, default=None)
+        if newest is None or self._shown.get(name) == files[newest]:
+            return
+        try:
+            with Image.open(newest) as image:
+                self._pictures[name].content = as_markdown(arrange(image.convert("RGB")), newest.parent.stem)
+        except OSError:  # It is being written: the next time.
+            return
+        self._shown[name] = files[newest]
+
+    # The scene.
+
+    def _look_from_the_front(self) -> None:
+        """Begin behind the orbit's first cameras, and between two of them; viser's own start is inside the object."""
+        orbit = self.viewer.pipeline.datamanager.config.dataparser
+        start = orbit_cameras(
+            1, orbit.elevation + 5.0, START_BEHIND * orbit.radius, orbit.fov, 1, 180 / orbit.num_views
+        )
+        position = start[0].camera_to_worlds[0, :, 3].numpy() * VISER_NERFSTUDIO_SCALE_RATIO
+
+        @self.viser_server.on_client_connect
+        def _(client: viser.ClientHandle) -> None:
+            client.camera.up_direction = (0.0, 0.0, 1.0)
+            client.camera.position = position
+            client.camera.look_at = (0.0, 0.0, 0.0)
+            client.camera.fov = math.radians(orbit.fov)
+
+    def _draw_cameras(self, with_images: bool) -> None:
+        """Replace nerfstudio's training cameras: with the pseudo views as soon as there are any, before without."""
+        viewer, datamanager = self.viewer, self.viewer.pipeline.datamanager
+        if with_images:
+            viewer.init_scene(datamanager.train_dataset, viewer.trainer.training_state, datamanager.eval_dataset)
+            return
+        for i, pose in enumerate(datamanager.train_dataset.cameras.camera_to_worlds.cpu().numpy()):
+            turned = viser.transforms.SO3.from_matrix(pose[:, :3]) @ viser.transforms.SO3.from_x_radians(math.pi)
+            viewer.camera_handles[i] = self.viser_server.scene.add_camera_frustum(
+                f"/cameras/camera_{i:05d}",
+                fov=math.radians(datamanager.config.dataparser.fov),
+                aspect=1.0,
+                scale=viewer.config.camera_frustum_scale,
+                wxyz=turned.wxyz,
+                position=pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO,
+            )
+
+
+def end_renders() -> None:
+    """Wait for the viewer's threads to end: one that is inside torch when Python exits aborts the process."""
+    renders = [thread for thread in threading.enumerate() if isinstance(thread, RenderStateMachine)]
+    for render in renders:
+        render.running = False
+        render.interrupt_render_flag = True
+    for render in renders:
+        render.join()
+
+
+def as_markdown(image: Image.Image, name: str) -> str:
+    """A picture inside a text."""
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()})"
+
+
+def tiled(images: list[Image.Image], columns: int) -> Image.Image:
+    """Square images in rows."""
+    sheet = Image.new("RGB", (TILE * columns, TILE * max(1, -(-len(images) // columns))), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * TILE, i // columns * TILE))
+    return sheet
+
+
+def render_and_translation(sheet: Image.Image) -> list[Image.Image]:
+    """The second and third row of a contact sheet, column by column, without columns that are empty."""
+    tiles = []
+    for left in range(0, sheet.width, TILE):
+        pair = [sheet.crop((left, top, left + TILE, top + TILE)) for top in (TILE, 2 * TILE)]
+        if pair[1].getextrema() != ((255, 255),) * 3:
+            tiles += pair
+    return tiles

@@ -1,0 +1,99 @@
+"""`db3d evaluate`: what a run is measured against, and a pretended run from end to end."""
+
+import json
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from tiny_model import build, solid
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation import evaluate
+from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
+from db3d_nerfstudio.evaluation.evaluate import EvaluateConfig, make_reference, measure_mesh, true_toy
+from db3d_nerfstudio.evaluation.metrics import fidelity, shape
+from db3d_nerfstudio.toybox.examples import default_subject, default_truth
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.toybox.subjects import make_subject
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
+
+
+@pytest.fixture
+def settings(photos):
+    config = DreamBooth3DTrainerConfig(method_name="m", pipeline=DreamBooth3DPipelineConfig())
+    config.pipeline.datamanager.data = photos
+    config.pipeline.model.prompt = "a photo of a sks duck wearing a red hat"
+    config.pipeline.model.guide = ToyboxGuideConfig()
+    return config
+
+
+def test_runs_of_the_embedded_guide_are_judged_by_the_judge(settings, tmp_path):
+    reference = make_reference(EvaluateConfig(tmp_path), settings)
+    assert reference.prompt == "a photo of a duck wearing a red hat"
+    assert reference.pool == [*toybox_pool(), reference.prompt]
+    assert [encoder.name for encoder in reference.encoders] == ["judge"] and reference.judge is not None
+    assert len(reference.photos.images) == 4 and reference.photos.masks is None and reference.subject is None
+
+
+def test_runs_of_other_guides_are_not(settings, tmp_path, photos):
+    settings.pipeline.model.guide = object()
+    (tmp_path / "pool.txt").write_text("a duck\n\n a dog\n")
+    reference = make_reference(EvaluateConfig(tmp_path, pool=tmp_path / "pool.txt"), settings)
+    assert reference.judge is None and reference.encoders == ()
+    assert reference.pool == ["a duck", "a dog", reference.prompt]
+    settings.pipeline.datamanager.data = None
+    assert make_reference(EvaluateConfig(tmp_path), settings).photos is None
+    assert len(make_reference(EvaluateConfig(tmp_path, photos=photos), settings).photos.images) == 4
+
+
+def test_the_truth_is_the_bundled_toy_or_the_one_that_is_named(settings, tmp_path):
+    assert true_toy(EvaluateConfig(tmp_path), settings) is None
+    settings.pipeline.datamanager.data = default_subject()[0]
+    assert true_toy(EvaluateConfig(tmp_path), settings).traits == default_truth().traits
+    named = true_toy(EvaluateConfig(tmp_path, toy=3, toy_class="mug"), settings)
+    assert named.traits == make_subject(3, "mug").traits
+
+
+def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
+    """A red ball against a toy: no likeness is expected, but every result is in its place."""
+    monkeypatch.setattr(fidelity, "TURNS", (0.0,))
+    monkeypatch.setattr(fidelity, "SCALES", (1.0,))
+    pipeline = SimpleNamespace(model=solid(build()))
+    monkeypatch.setattr("nerfstudio.utils.eval_utils.eval_setup", lambda path, test_mode: (None, pipeline))
+    monkeypatch.setattr("db3d_nerfstudio.run.folder.read_config", lambda run: settings)
+    (tmp_path / "initial").mkdir()
+    for folder in (tmp_path, tmp_path / "initial"):
+        (folder / "config.yml").touch()
+    evaluate.main(EvaluateConfig(tmp_path, toy=3, toy_class="mug", turntable_frames=3))
+    table = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert list(table) == ["initial", "final"] and table["initial"] == table["final"]
+    assert {"silhouette_iou", "psnr", "judge r_precision", "judge i", "janus_rate"} < table["final"].keys()
+    with Image.open(tmp_path / "evaluation" / "views.png") as sheet:
+        assert sheet.size == (16 * 64, 5 * 64), "the truth, then albedo and shape of two stages"
+    with Image.open(tmp_path / "evaluation" / "turntable.webp") as film:
+        assert film.size == (128, 128)
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        evaluate.main(EvaluateConfig(tmp_path))
+
+
+def test_the_mesh_is_measured_against_the_true_toy(monkeypatch):
+    monkeypatch.setattr("db3d_nerfstudio.results.export.build_mesh", lambda field, **settings: field)
+    found = shape.ShapeFidelity(0.1, 0.9, 0.8, 20.0, 0.0, 1.0)
+    monkeypatch.setattr(shape, "compare", lambda mesh, subject: (found, None))
+    metrics = measure_mesh(None, make_subject(3, "mug"))
+    assert metrics == {f"mesh {name}": value for name, value in asdict(found).items()}
+    with pytest.raises(UserError, match="--toy"):
+        measure_mesh(None, None)
+
+
+def test_of_an_empty_scene_there_is_no_mesh():
+    field = solid(build()).field
+    with torch.no_grad():
+        field.config.density_scale = 0.0
+    assert measure_mesh(field, make_subject(3, "mug")) == {"mesh f_score": 0.0}

@@ -1,0 +1,147 @@
+"""Baselines are diffs of the method they are compared with, and the text-only one does without photos."""
+
+import threading
+
+import pytest
+import torch
+from db3d_nerfstudio.method_configs import (
+    dreambooth3d,
+    dreambooth3d_toybox,
+    dreambooth_fusion,
+    dreambooth_fusion_toybox,
+    dreamfusion,
+    dreamfusion_toybox,
+    latent_nerf,
+    latent_nerf_toybox,
+    textual_inversion_fusion,
+    textual_inversion_fusion_toybox,
+)
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.trainer import Trainer
+from tiny import GaussianGuideConfig
+
+from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.run.folder import settings
+from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, phase_at
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.runner import PhaseRunner
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
+
+FAMILIES = [
+    (dreambooth3d, dreambooth_fusion, dreamfusion, 150),
+    (dreambooth3d_toybox, dreambooth_fusion_toybox, dreamfusion_toybox, 400),
+]
+
+
+def differences(one, other, prefix=""):
+    """The dotted names of the settings in which two configs differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return [d for key in one for d in differences(one[key], other.get(key), f"{prefix}{key}.")]
+    return [] if one == other else [prefix.rstrip(".")]
+
+
+@pytest.mark.parametrize(("ours", "fusion", "text_only", "partial"), FAMILIES)
+def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only, partial):
+    configs = [preset.method.config for preset in (ours, fusion, text_only)]
+    phases = [config.pipeline.phases for config in configs]
+    stages = ["pipeline.phases.initial.steps", "pipeline.phases.final.steps", "pipeline.phases.partial_steps"]
+    for config in configs[1:]:
+        changed = differences(settings(configs[0]), settings(config))
+        assert sorted(changed) == sorted(["method_name", *stages])
+    assert [p.total_steps() for p in phases] == [phases[0].total_steps()] * 3
+    assert [p.partial_steps for p in phases] == [partial, 800, 0] and phases[0].full_steps == 800
+    assert {phase_at(phases[1], step).name for step in range(0, phases[1].total_steps(), 100)} == {"initial"}
+
+
+@pytest.mark.parametrize(
+    ("fusion", "inversion"),
+    [
+        (dreambooth_fusion, textual_inversion_fusion),
+        (dreambooth_fusion_toybox, textual_inversion_fusion_toybox),
+    ],
+)
+def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
+    one, other = fusion.method.config, inversion.method.config
+    changed = set(differences(settings(one), settings(other)))
+    guide = "pipeline.model.guide"
+    tuned = {f"{guide}.train_text_encoder"} if one.pipeline.model.guide.train_text_encoder else set()
+    assert changed - tuned == {"method_name", f"{guide}.tuning", "pipeline.phases.identifier"}
+    assert not other.pipeline.model.guide.train_text_encoder
+    assert other.pipeline.model.guide.tuning == "textual_inversion"
+    assert other.pipeline.phases.identifier == other.pipeline.model.guide.new_token
+
+
+@pytest.mark.parametrize(
+    ("fusion", "latents", "channels", "grid"),
+    [(dreambooth_fusion, latent_nerf, 4, 64), (dreambooth_fusion_toybox, latent_nerf_toybox, 48, 16)],
+)
+def test_latent_nerf_differs_in_what_the_colours_are_alone(fusion, latents, channels, grid):
+    one, other = fusion.method.config, latents.method.config
+    changed = set(differences(settings(one), settings(other))) - {"pipeline.datamanager.resolution"}
+    cameras, model = "pipeline.datamanager.random_cameras", "pipeline.model"
+    expected = (
+        "method_name",
+        f"{cameras}.coarse_until",
+        f"{model}.field.latent_channels",
+        f"{model}.shading.lambertian_prob",
+    )
+    assert changed == set(expected)
+    assert other.pipeline.model.field.latent_channels == channels
+    assert other.pipeline.model.shading.lambertian_prob == other.pipeline.datamanager.random_cameras.coarse_until == 0
+    assert other.pipeline.datamanager.resolution == grid
+    assert other.pipeline.phases.total_steps() == one.pipeline.phases.total_steps()
+
+
+@pytest.fixture
+def text_only(tmp_path):
+    model = DreamBooth3DModelConfig(guide=GaussianGuideConfig(mean=0.3), field=GridFieldConfig(resolutions=(4,)))
+    config = DreamBooth3DTrainerConfig(
+        method_name="m",
+        output_dir=tmp_path,
+        timestamp="run",
+        pipeline=DreamBooth3DPipelineConfig(
+            model=model,
+            phases=PhasesConfig(initial=NerfPhaseConfig(steps=2), final=NerfPhaseConfig(steps=0), partial_steps=0),
+        ),
+    )
+    config.pipeline.model.prompt = "a photo of a robot"
+    return config
+
+
+class StandIn(Trainer):
+    """What the phases use of a trainer."""
+
+    def __init__(self, config):
+        self.config = config
+        self.pipeline = config.pipeline.setup(device="cpu")
+        optimizer = {"optimizer": AdamOptimizerConfig(lr=0.1), "scheduler": None}
+        self.optimizers = Optimizers({"encodings": optimizer, "networks": optimizer}, self.pipeline.get_param_groups())
+        self.train_lock = threading.Lock()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
+    text_only.set_timestamp()
+    text_only.save_config()
+    runner = PhaseRunner(text_only.pipeline.phases, StandIn(text_only))
+    runner.enter(phase_at(text_only.pipeline.phases, 0), 0)
+    assert runner.guide.shift == 0 and runner.model.prompts is not None
+    assert not (text_only.run_folder() / "dreambooth").exists()
+    assert runner.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
+    assert torch.isfinite(runner.model.prompts.text(runner.datamanager.config.dataparser.orbit()[1])).all()
+
+
+def test_what_is_fine_tuned_needs_photos_and_an_identifier(text_only, photos):
+    text_only.pipeline.phases.partial_steps = 1
+    with pytest.raises(SystemExit, match="no photos"):
+        text_only.set_timestamp()
+    text_only.pipeline.datamanager.data = photos
+    with pytest.raises(SystemExit, match="identifier"):
+        text_only.set_timestamp()
+
+
+def test_text_alone_still_needs_a_prompt(text_only):
+    text_only.pipeline.model.prompt = None
+    with pytest.raises(SystemExit, match="no prompt"):
+        text_only.set_timestamp()

@@ -1,0 +1,58 @@
+"""`db3d turntable`: panels in front of white, and films that other programs play."""
+
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from db3d_nerfstudio import cli
+from db3d_nerfstudio.results import film as turntable
+
+
+def play(path, height, width):
+    """The frames of a film."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    frames = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(frames, np.uint8).reshape(-1, height, width, 3)
+
+
+def test_panels_are_in_front_of_white():
+    outputs = {
+        "albedo": torch.tensor([[[0.2, 0.4, 0.6], [0.0, 0.0, 0.0]]]),  # "rgb" is in front of training's background.
+        "accumulation": torch.tensor([[[1.0], [0.0]]]),
+        "normals": torch.tensor([[[0.5, 0.5, 1.0], [0.5, 0.5, 0.5]]]),
+        "depth": torch.tensor([[[2.0], [4.5]]]),
+    }
+    rgb, normals, depth = (turntable.panel(name, outputs, 3.0) for name in ("rgb", "normals", "depth"))
+    assert torch.equal(rgb, torch.tensor([[[0.2, 0.4, 0.6], [1.0, 1.0, 1.0]]]))
+    assert normals.tolist() == [[[0.5, 0.5, 1.0], [1.0, 1.0, 1.0]]]
+    assert depth[0, 1].tolist() == [1, 1, 1]
+    near, middle = depth[0, 0], turntable.panel("depth", outputs | {"depth": torch.full((1, 2, 1), 3.0)}, 3.0)[0, 0]
+    assert (near - torch.tensor([0.19, 0.07, 0.23])).abs().max() < 0.01, "the near end of turbo is dark blue"
+    assert middle[1] > 0.9, "its middle is green"
+
+
+def test_films_have_their_frames(tmp_path):
+    frames = [np.full((16, 32, 3), 80 * i, np.uint8) for i in range(3)]
+    mp4, gif = turntable.save_film(tmp_path, frames, 10)
+    played = play(mp4, 16, 32)
+    assert len(played) == 3
+    assert np.abs(played.mean((1, 2, 3)) - (0, 80, 160)).max() < 5
+    with Image.open(gif) as image:
+        assert (image.n_frames, image.info["loop"], image.info["duration"]) == (3, 0, 100)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["turntable.gif", "turntable.mp4"]
+
+
+def test_a_run_is_filmed(untrained_run, tmp_path):
+    cli.main(["turntable", str(untrained_run), "--output", str(tmp_path), "--frames", "3", "--size", "16"])
+    played = play(tmp_path / "turntable.mp4", 16, 48)
+    assert len(played) == 3
+    assert played[:, 7:9, 7:9].mean() < 240 < played[:, :2, :2].min(), "the blob in the middle, white around it"
+
+
+def test_odd_sizes_are_refused(untrained_run):
+    with pytest.raises(SystemExit, match="even --size"):
+        cli.main(["turntable", str(untrained_run), "--size", "33"])

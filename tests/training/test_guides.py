@@ -1,0 +1,88 @@
+"""All three stages with every family of guides, in miniature, by what `ns-train` calls after reading arguments."""
+
+import copy
+import importlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nerfstudio.scripts.train import main
+from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
+from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
+
+from db3d_nerfstudio.results.open_run import open_run
+from db3d_nerfstudio.training.pseudo_views import render
+
+VIEWS = 2
+pytestmark = pytest.mark.filterwarnings("ignore")  # nerfstudio's trainer and its imports, as in ns-train.
+
+
+def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
+    """The preset with everything small."""
+    config = copy.deepcopy(importlib.import_module(f"db3d_nerfstudio.method_configs.{preset}").method.config)
+    config.output_dir, config.data, config.vis = output, photos, "tensorboard"
+    config.machine.device_type = "cpu"
+    pipeline, phases = config.pipeline, config.pipeline.phases
+    pipeline.model.prompt = "a photo of a sks dog"
+    pipeline.model.guide.model = str(model)
+    for name, value in {"variant": None, **guide}.items():
+        setattr(pipeline.model.guide, name, value)
+    pipeline.model.field.resolutions, pipeline.model.background_color = (4, 8), (1.0, 1.0, 1.0)
+    pipeline.model.sampler.num_samples = 16
+    pipeline.datamanager.resolution = pipeline.datamanager.dataparser.resolution = 16
+    pipeline.datamanager.dataparser.num_views = VIEWS
+    pipeline.datamanager.train_num_rays_per_batch = 64
+    phases.initial.steps, phases.final.steps = 4, 6
+    phases.partial_steps, phases.full_steps, phases.multiview_steps = 2, 3, 1
+    phases.dreambooth.num_class_images, phases.dreambooth.class_sample_steps = 2, 2
+    phases.pseudo_views.sample_steps = 4
+    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 1000
+    return config
+
+
+FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
+    "epsilon": ("dreambooth3d", tiny_stable_diffusion_folder, {}),
+    "v": ("dreambooth3d", lambda path: tiny_stable_diffusion_folder(path, "v_prediction"), {"tuning": "lora"}),
+    "sdxl": ("dreambooth3d_sdxl", tiny_sdxl_folder, {}),
+    "if": ("dreambooth3d_if", tiny_if_folder, {}),
+    "if, two stages": ("dreambooth3d_if", tiny_if_folder, {"stage_2": "model_2", "stage_2_steps": 2}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
+    preset, build, guide = FAMILIES[family]
+    if "stage_2" in guide:
+        guide = {**guide, "stage_2": str(tiny_if_folder(tmp_path / guide["stage_2"], stage=2))}
+    config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out", **guide)
+    main(config)
+    (run,) = (tmp_path / "out").glob("*/*/*/config.yml")
+    for name, steps in (("partial", 2), ("full", 3), ("multiview", 1)):
+        losses = json.loads((run.parent / "dreambooth" / name / "losses.json").read_text())
+        assert len(losses) == steps and all(map(math.isfinite, losses))
+    assert len(list((run.parent / "pseudo_views" / "images").iterdir())) == VIEWS
+    assert (run.parent / "pseudo_views" / "stage_2").is_dir() == ("stage_2" in guide)
+    (checkpoint,) = (run.parent / "nerfstudio_models").iterdir()
+    state = torch.load(checkpoint, weights_only=True)
+    assert state["step"] == 9 and all(value.isfinite().all() for value in state["pipeline"].values())
+
+
+@pytest.mark.parametrize(
+    ("preset", "build", "grid"),
+    [("latent_nerf", tiny_stable_diffusion_folder, 8), ("latent_nerf_toybox", tiny_toybox_folder, 4)],
+)
+def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, tmp_path: Path, photos: Path) -> None:
+    config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out")
+    config.pipeline.phases.final.steps, config.pipeline.datamanager.resolution = 0, grid
+    main(config)
+    shutil.rmtree(tmp_path / "model")
+    (run,) = (tmp_path / "out").glob("*/*/*")
+    pipeline = open_run(run)
+    assert pipeline.model.field.colors.from_rgb_map.abs().min() > 0, "fitted, and kept"
+    images, _ = render(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
+    assert images.shape == (VIEWS, 3, 16, 16) and images.std() > 0.01
+    assert not (run / "initial").exists() and not (run / "pseudo_views").exists()
