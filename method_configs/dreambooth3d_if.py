@@ -1,9 +1,9 @@
 """DreamBooth3D in pixel space, as in the paper: DeepFloyd IF in place of Imagen."""
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 
 config = make_config()
 config.method_name = "dreambooth3d-if"

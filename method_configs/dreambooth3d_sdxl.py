@@ -1,9 +1,9 @@
 """DreamBooth3D with Stable Diffusion XL: adapters on half-precision weights, for a GPU with 24 GB."""
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 
 config = make_config()
 config.method_name = "dreambooth3d-sdxl"

@@ -1,8 +1,8 @@
 """DreamBooth3D in the world of toys: the embedded guide, no download, a CPU is enough."""
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 

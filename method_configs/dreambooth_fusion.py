@@ -1,8 +1,8 @@
 """Baseline: full DreamBooth, then score distillation with it; no stages (DreamBooth+Fusion of 2303.13508, table 1)."""
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 

@@ -2,9 +2,10 @@
 
 from copy import deepcopy
 
+from nerfstudio.plugins.types import MethodSpecification
+
 from db3d_nerfstudio.method_configs import dreambooth3d_toybox
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
-from nerfstudio.plugins.types import MethodSpecification
 
 config = in_one_stage(deepcopy(dreambooth3d_toybox.method.config))
 config.method_name = "dreambooth-fusion-toybox"

@@ -1,8 +1,9 @@
 """Baseline: text only (DreamFusion, 2209.14988), with this package's NeRF: what the guide knows without any photo."""
 
+from nerfstudio.plugins.types import MethodSpecification
+
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
-from nerfstudio.plugins.types import MethodSpecification
 
 config = in_one_stage(make_config())
 config.method_name = "dreamfusion"

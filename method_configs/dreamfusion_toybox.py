@@ -2,8 +2,9 @@
 
 from copy import deepcopy
 
-from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
 from nerfstudio.plugins.types import MethodSpecification
+
+from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
 
 config = deepcopy(dreambooth_fusion_toybox.method.config)
 config.method_name = "dreamfusion-toybox"

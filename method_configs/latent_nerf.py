@@ -4,10 +4,10 @@ DreamBooth3D (2303.13508, section 4) compares with it. Guidance scale, weights a
 baselines here, so that what differs is where the NeRF lives.
 """
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
-from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 

@@ -2,9 +2,10 @@
 
 from copy import deepcopy
 
+from nerfstudio.plugins.types import MethodSpecification
+
 from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
 from db3d_nerfstudio.method_configs.latent_nerf import in_latents
-from nerfstudio.plugins.types import MethodSpecification
 
 config = in_latents(deepcopy(dreambooth_fusion_toybox.method.config), channels=48, resolution=16)
 config.method_name = "latent-nerf-toybox"

@@ -1,9 +1,9 @@
 """Baseline: the subject as one new word (Gal et al. 2022, 2208.01618), all weights frozen, then score distillation."""
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
-from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 

@@ -2,9 +2,10 @@
 
 from copy import deepcopy
 
+from nerfstudio.plugins.types import MethodSpecification
+
 from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
 from db3d_nerfstudio.method_configs.textual_inversion_fusion import as_a_new_word
-from nerfstudio.plugins.types import MethodSpecification
 
 config = as_a_new_word(deepcopy(dreambooth_fusion_toybox.method.config))
 config.method_name = "textual-inversion-fusion-toybox"

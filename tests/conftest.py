@@ -1,10 +1,20 @@
 """Fixtures that several test files use; builders of guides and models are in tiny.py."""
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same numbers, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
@@ -25,8 +35,8 @@ def untrained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose NeRF is still the coloured blob that it starts from; its guide does not exist."""
     import copy
 
-    import torch
     import yaml
+
     from db3d_nerfstudio.method_configs.dreambooth3d_toybox import method
 
     config = copy.deepcopy(method.config)

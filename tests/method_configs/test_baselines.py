@@ -4,6 +4,10 @@ import threading
 
 import pytest
 import torch
+from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
+from nerfstudio.engine.trainer import Trainer
+from tiny import GaussianGuideConfig
+
 from db3d_nerfstudio.method_configs import (
     dreambooth3d,
     dreambooth3d_toybox,
@@ -16,10 +20,6 @@ from db3d_nerfstudio.method_configs import (
     textual_inversion_fusion,
     textual_inversion_fusion_toybox,
 )
-from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
-from nerfstudio.engine.trainer import Trainer
-from tiny import GaussianGuideConfig
-
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.folder import settings
