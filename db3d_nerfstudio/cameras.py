@@ -6,6 +6,7 @@ Everything is in degrees but for the insides of this file.
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,22 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
-__all__ = ["RandomCamerasConfig", "Views", "image_rays", "orbit_cameras", "random_cameras", "resolution_at"]
+__all__ = [
+    "RandomCamerasConfig",
+    "Views",
+    "image_rays",
+    "orbit_cameras",
+    "random_cameras",
+    "resolution_at",
+    "wrap_degrees",
+]
+
+Degrees = TypeVar("Degrees", float, Tensor)
+
+
+def wrap_degrees(angle: Degrees) -> Degrees:
+    """The same angle in [-180, 180)."""
+    return (angle + 180.0) % 360.0 - 180.0
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,7 @@ def orbit_cameras(
     azimuth = first_azimuth + torch.arange(num, dtype=torch.float32) * (360.0 / num)
     views = Views(
         elevation=torch.full((num,), float(elevation)),
-        azimuth=(azimuth + 180.0) % 360.0 - 180.0,
+        azimuth=wrap_degrees(azimuth),
         radius=torch.full((num,), float(radius)),
         fov=torch.full((num,), float(fov)),
     )

@@ -1,4 +1,4 @@
-"""`db3d`: what is done with runs and guides beside training them. `db3d COMMAND --help` tells a command's options."""
+"""`db3d`: what is done with runs and guides beside training them. `db3d COMMAND --help` lists a command's options."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "benchmark": Command("evaluation.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"),
-    "user-study": Command("evaluation.user_study", "UserStudyConfig", "ask people which of two assets is better"),
+    "benchmark": Command(
+        "evaluation.benchmark.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"
+    ),
+    "user-study": Command(
+        "evaluation.benchmark.user_study", "UserStudyConfig", "ask people which of two assets is better"
+    ),
     "dreambooth": Command(
         "personalisation.personalise",
         "PersonaliseConfig",
         "teach a model a subject from photos, and show its uses",
     ),
-    "sample": Command("personalisation.draw", "SampleConfig", "draw a prompt, by a model as it came or personalised"),
+    "sample": Command("personalisation.draw", "SampleConfig", "draw a prompt with a base model or a personalised one"),
     "tokens": Command("personalisation.tokens", "TokensConfig", "check an identifier and a class noun"),
     "evaluate": Command("evaluation.evaluate", "EvaluateConfig", "measure a finished run"),
-    "report": Command("run.report", "ReportConfig", "all that a run has made, in one page"),
-    "export": Command("exporting.export", "ExportConfig", "a textured mesh of a run, and a page that shows it"),
-    "turntable": Command("exporting.turntable", "TurntableConfig", "a film of a run going round"),
+    "report": Command("results.report", "ReportConfig", "everything a run has made, on one page"),
+    "export": Command("results.export", "ExportConfig", "a textured mesh of a run, and a page that shows it"),
+    "turntable": Command("results.film", "TurntableConfig", "a film of a run from all sides"),
 }
 
 
 def usage() -> str:
     """One line a command."""
     lines = [f"  {name:<12}{command.help}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: db3d COMMAND [OPTIONS]", "", *lines, "", "db3d COMMAND --help tells its options."])
+    return "\n".join(["usage: db3d COMMAND [OPTIONS]", "", *lines, "", "db3d COMMAND --help lists its options."])
 
 
 def main(args: list[str] | None = None) -> None:
@@ -48,10 +52,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f'db3d has no command "{args[0]}".\n{usage()}')
     import tyro
 
-    from db3d_nerfstudio.errors import one_line
+    from db3d_nerfstudio.errors import exit_on_user_error
 
     command = COMMANDS[args[0]]
     module = import_module(f"db3d_nerfstudio.{command.module}")
     config = tyro.cli(getattr(module, command.config), prog=f"db3d {args[0]}", args=args[1:])
-    with one_line(ValueError, OSError, FloatingPointError):
+    with exit_on_user_error(FloatingPointError):
         module.main(config)

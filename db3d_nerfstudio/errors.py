@@ -1,4 +1,4 @@
-"""Mistakes only the user can put right, told in one line instead of a traceback."""
+"""Mistakes that only the user can put right, reported in one line without a traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +9,11 @@ class UserError(ValueError):
 
 
 @contextmanager
-def one_line(*kinds: type[Exception]) -> Iterator[None]:
-    """End the program with one line on stderr and exit status 1 for user errors, failing files and `kinds`."""
+def exit_on_user_error(*kinds: type[Exception]) -> Iterator[None]:
+    """End the program with one line on stderr and exit status 1 for user errors, failing files and `kinds`.
+
+    Any other exception is a defect of the program and keeps its traceback.
+    """
     try:
         yield
     except (UserError, OSError, *kinds) as error:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.images import image_to_tensor
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -64,14 +65,3 @@ def photos_digest(folder: Path) -> str:
     for path in photo_paths(folder):
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
-
-
-def image_to_tensor(image: Image.Image) -> Float[Tensor, "3 h w"]:
-    """An 8-bit RGB image in [0, 1]."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
-
-
-def tensor_to_image(rgb: Float[Tensor, "3 h w"]) -> Image.Image:
-    """Colours in [0, 1] as an 8-bit RGB image, rounded to the nearest value."""
-    values = (rgb.detach().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

@@ -3,15 +3,8 @@ import torch
 from PIL import Image
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.photos import (
-    image_to_tensor,
-    load_masks,
-    load_photo,
-    load_photos,
-    photo_paths,
-    photos_digest,
-    tensor_to_image,
-)
+from db3d_nerfstudio.images import image_to_tensor, tensor_to_image
+from db3d_nerfstudio.photos import load_masks, load_photo, load_photos, photo_paths, photos_digest
 
 
 def test_photos_are_read_in_order_and_other_files_left_alone(photos):

@@ -1,6 +1,6 @@
 import pytest
 
-from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.errors import UserError, exit_on_user_error
 from db3d_nerfstudio.workspace import Workspace, compare
 
 
@@ -52,7 +52,7 @@ def test_recipes_are_compared_as_json(tmp_path):
 
 
 def test_user_errors_end_the_program_in_one_line():
-    with pytest.raises(SystemExit, match=r"^Error: give --data$"), one_line():
+    with pytest.raises(SystemExit, match=r"^Error: give --data$"), exit_on_user_error():
         raise UserError("give\n  --data")
-    with pytest.raises(ZeroDivisionError), one_line():
+    with pytest.raises(ZeroDivisionError), exit_on_user_error():
         _ = 1 / 0

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.denoising import denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import Captions, ViewWords
-from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS, VIEW_NAMES, Subject
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.photos import load_photos, photo_paths, photos_digest
-from db3d_nerfstudio.run.progress import announce
+from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, Subject
 from db3d_nerfstudio.workspace import Workspace
 
 GUESS_NOISES = (0.5, 0.7, 0.8, 0.9, 0.95)

@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior
-from db3d_nerfstudio.diffusion.prompt_bank import direction_names
 from db3d_nerfstudio.diffusion.sampling import sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.words import direction_names
 
 MANIFEST = "manifest.json"
 

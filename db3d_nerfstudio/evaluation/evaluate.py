@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.evaluation.metrics.r_precision import drop_identifier
+from db3d_nerfstudio.words import drop_identifier
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -62,12 +62,11 @@ def main(config: EvaluateConfig) -> None:
     """Write metrics, views and turntable into RUN/evaluation, and print the metrics."""
     from nerfstudio.utils.eval_utils import eval_setup
 
+    from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.evaluation.metrics.measure import measure
-    from db3d_nerfstudio.evaluation.metrics.renders import render_orbit, save_turntable
-    from db3d_nerfstudio.photos import tensor_to_image
+    from db3d_nerfstudio.evaluation.metrics.renders import render_orbit
+    from db3d_nerfstudio.images import contact_sheet, save_animation, tensor_to_image
     from db3d_nerfstudio.run.folder import read_config
-    from db3d_nerfstudio.run.progress import announce
-    from db3d_nerfstudio.training.pseudo_views import contact_sheet
 
     settings = read_config(config.run)
     if settings is None:
@@ -84,7 +83,7 @@ def main(config: EvaluateConfig) -> None:
             rows = rows or ([] if truth is None else [truth])
             rows += [renders.albedo, renders.textureless]
     turning = render_orbit(model, 2 * resolution, config.turntable_frames)
-    save_turntable(turning.lambertian, folder / TURNTABLE)
+    save_animation(turning.lambertian, folder / TURNTABLE)
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
     if config.mesh:
         table["final"] |= measure_mesh(model.field, reference.subject)

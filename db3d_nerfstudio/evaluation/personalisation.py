@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, view_prompts
 from db3d_nerfstudio.evaluation.metrics.pixels import Distance
+from db3d_nerfstudio.words import VIEW_NAMES, view_prompts
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.guides.base import DiffusionGuide

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.sampling import sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice, guide_of
-from db3d_nerfstudio.personalisation.sheets import labelled_sheet
-from db3d_nerfstudio.photos import tensor_to_image
-from db3d_nerfstudio.run.progress import RunProgress, Task, announce, shown
+from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 BATCH = 4

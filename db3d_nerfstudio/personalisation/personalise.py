@@ -17,20 +17,21 @@ from typing import Any
 
 import torch
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.captions import photo_captions
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.diffusion.prior import class_images
-from db3d_nerfstudio.diffusion.prompt_bank import Subject, parse_subject
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import decisive
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
-from db3d_nerfstudio.personalisation.sheets import labelled_sheet
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
-from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
-from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, announce, shown, tuning
+from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
+from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, shown, tuning
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import Subject, parse_subject
 from db3d_nerfstudio.workspace import Workspace
 
 PERSONALISED = "personalised"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.sds import standard_noise
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.images import labelled_sheet
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
-from db3d_nerfstudio.personalisation.sheets import labelled_sheet
-from db3d_nerfstudio.run.progress import RunProgress, Task, announce, shown
+from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 CANDIDATES = ("sks", "olis", "ohwx", "zwx", "rtr", "qvb")

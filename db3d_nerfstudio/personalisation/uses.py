@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from db3d_nerfstudio.diffusion.prompt_bank import Subject, view_prompts
+from db3d_nerfstudio.words import Subject, view_prompts
 
 UseName = Literal["recontextualisation", "view_synthesis", "property_change", "accessories", "art_rendition"]
 USES: tuple[UseName, ...] = get_args(UseName)

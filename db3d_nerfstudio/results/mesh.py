@@ -119,7 +119,7 @@ def extract_surface(grid: Float[ndarray, "r r r"], level: float) -> Trimesh:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0  # What is below the level.
     if not sizes.any():
-        raise ValueError(f"no density is above the level {level:.3g}")
+        raise UserError(f"no density is above the level {level:.3g}")
     matter = (sizes >= LEAST_PIECE * sizes.max())[pieces]
     values = np.log(np.maximum(grid, 1e-3 * level) / level)
     values = np.where(matter, np.maximum(values, 1e-3), np.minimum(values, -1e-3))  # No vertex on the surface.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import io
 import json
@@ -15,12 +14,14 @@ import numpy as np
 import tyro
 from PIL import Image
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.images import bytes_uri, data_uri, tiled
 from db3d_nerfstudio.photos import load_photo
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
 from db3d_nerfstudio.run.interventions import Change, read_changes
 from db3d_nerfstudio.run.manifest import read_manifest
-from db3d_nerfstudio.run.progress import announce, clock_time
+from db3d_nerfstudio.run.progress import clock_time
 from db3d_nerfstudio.run.record import read_losses
 from db3d_nerfstudio.workspace import publish
 
@@ -104,17 +105,17 @@ def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
         Section(
             "Class images",
             "What the untouched guide thinks of the class.",
-            [("", _embedded(_grid(classes)))] if classes else [],
+            [("", data_uri(tiled([load_photo(path, TILE) for path in classes], columns=8)))] if classes else [],
         ),
         Section(
             "What the fine-tuned guides draw",
             "Columns: front, side, back and overhead view; the same noise for all three.",
-            [(words, _embedded(Image.open(path))) for words, path in sheets if path.exists()],
+            [(words, data_uri(Image.open(path))) for words, path in sheets if path.exists()],
         ),
         Section(
             "Pseudo views",
             "Rows: photos; renders of the initial NeRF; what the fully tuned guide makes of them.",
-            [("", _embedded(Image.open(views)))] if views.exists() else [],
+            [("", data_uri(Image.open(views)))] if views.exists() else [],
         ),
         Section(
             "Initial and final NeRF",
@@ -142,7 +143,7 @@ def _turntable(run: Path) -> str:
     data = io.BytesIO()
     options = {"append_images": frames[1:], "duration": 1000 // FRAMES_PER_SECOND, "loop": 0, "quality": 80}
     frames[0].save(data, "WEBP", save_all=True, **options)
-    return _uri("image/webp", data.getvalue())
+    return bytes_uri(data.getvalue(), "image/webp")
 
 
 def _curves(run: Path) -> str:
@@ -199,23 +200,5 @@ def _words(change: Change) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
 
 
-def _grid(paths: list[Path]) -> Image.Image:
-    from db3d_nerfstudio.training.viewer_panel import tiled
-
-    return tiled([load_photo(path, TILE) for path in paths], columns=8)
-
-
 def _tile(path: Path) -> str:
-    return _embedded(load_photo(path, 2 * TILE))
-
-
-def _embedded(image: Image.Image) -> str:
-    """A picture as a data URI."""
-    data = io.BytesIO()
-    with image:
-        image.convert("RGB").save(data, "WEBP", quality=85)
-    return _uri("image/webp", data.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return data_uri(load_photo(path, 2 * TILE))

@@ -4,7 +4,6 @@ One `RunProgress` is told of everything that takes time: images of the class, fi
 The terminal, the viewer's panel and the manifest listen to it.
 """
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from db3d_nerfstudio.console import is_quiet
 from db3d_nerfstudio.training.phases import PhasesConfig
 
 Event = Literal["begin", "update", "end"]
@@ -23,11 +23,6 @@ PACE_WINDOW = 100
 """How many of the last updates the pace is measured over."""
 SECONDS_BETWEEN_LINES = 60.0
 """Without a terminal, a task that takes long reports this often at most."""
-
-
-def announce(line: str) -> None:
-    """One line that is not wrapped, so that it can be searched for and its paths copied."""
-    CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False, style="bold")
 
 
 @dataclass(frozen=True)
@@ -181,11 +176,6 @@ def time_left(progress: RunProgress) -> str:
         seconds, complete = progress.seconds_left(whole_run)
         parts.append(f"{label} {'' if complete else 'over '}{clock_time(seconds)}")
     return f"{', '.join(parts)} left"
-
-
-def is_quiet(console: Console = CONSOLE) -> bool:
-    """Whether nobody watches: a few plain lines are better than a display that moves."""
-    return bool(os.environ.get("CI")) or not console.is_terminal
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, Progress, finetune
-from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths, tensor_to_image
+from db3d_nerfstudio.images import tensor_to_image
+from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.toybox.sides import with_side

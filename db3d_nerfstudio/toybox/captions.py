@@ -2,10 +2,11 @@
 
 from numpy.random import Generator
 
-from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS
+from db3d_nerfstudio.cameras import wrap_degrees
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
 from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
+from db3d_nerfstudio.words import DIRECTIONS
 
 IDENTIFIERS = ("sks", "zwx", "ohwx", "xjy", "qvb", "pll", "hta", "olis")
 """Rare identifier tokens: in the vocabulary, never in a training caption (DreamBooth 2208.12242, section 3.2)."""
@@ -20,13 +21,13 @@ def view_word(azimuth: float, elevation: float) -> str:
     """front, side, back or overhead; the convention of `db3d_nerfstudio.diffusion.prompt_bank`."""
     if elevation > 60:
         return "overhead"
-    azimuth = abs((azimuth + 180) % 360 - 180)
+    azimuth = abs(wrap_degrees(azimuth))
     return "front" if azimuth <= 45 else "back" if azimuth >= 135 else "side"
 
 
 def is_clear_view(shot: Shot) -> bool:
     """Whether a view's name is beyond doubt: not within `BOUNDARY` degrees of a sector's edge."""
-    azimuth = abs((shot.azimuth + 180) % 360 - 180)
+    azimuth = abs(wrap_degrees(shot.azimuth))
     if shot.elevation > 60:
         return shot.elevation > 63
     return shot.elevation < 57 and min(abs(azimuth - 45), abs(azimuth - 135)) > BOUNDARY

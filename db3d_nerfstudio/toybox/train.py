@@ -224,9 +224,9 @@ def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.diffusion.prompt_bank import view_prompts
     from db3d_nerfstudio.diffusion.sampling import sample
     from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+    from db3d_nerfstudio.words import view_prompts
 
     guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
     prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values()]

@@ -23,13 +23,14 @@ from torch import Tensor
 from db3d_nerfstudio.diffusion.captions import Captions, photo_captions
 from db3d_nerfstudio.diffusion.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.diffusion.prior import class_images
-from db3d_nerfstudio.diffusion.prompt_bank import Subject, nearest_prompts, parse_subject
-from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest, tensor_to_image
+from db3d_nerfstudio.images import tensor_to_image
+from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pseudo_views import load_pseudo_views
 from db3d_nerfstudio.training.samples import FILE as SAMPLES
 from db3d_nerfstudio.training.samples import sample_sheet
+from db3d_nerfstudio.words import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from nerfstudio.data.datasets.base_dataset import InputDataset
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from db3d_nerfstudio.photos import image_to_tensor, load_photo, tensor_to_image
+from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
+from db3d_nerfstudio.photos import load_photo
 
 
 class PseudoViewDataset(InputDataset):
@@ -93,17 +94,6 @@ def transforms(cameras: Cameras) -> dict[str, object]:
             for i, pose in enumerate(cameras.camera_to_worlds)
         ],
     }
-
-
-def contact_sheet(rows: list[Float[Tensor, "_ 3 _ _"]], side: int = 96) -> Float[Tensor, "3 h w"]:
-    """Rows of images as one picture, every image `side` pixels square, short rows filled up with white."""
-    columns = max(len(row) for row in rows)
-    sheet = torch.ones(3, side * len(rows), side * columns)
-    for r, row in enumerate(rows):
-        small = torch.nn.functional.interpolate(row.cpu(), (side, side), mode="bilinear", antialias=True)
-        for c, image in enumerate(small):
-            sheet[:, r * side : (r + 1) * side, c * side : (c + 1) * side] = image
-    return sheet
 
 
 def in_chunks(

@@ -21,17 +21,19 @@ import yaml
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.prompt_bank import PromptBank, parse_subject, view_prompts
+from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import translate
-from db3d_nerfstudio.errors import UserError, one_line
-from db3d_nerfstudio.photos import tensor_to_image
+from db3d_nerfstudio.errors import UserError, exit_on_user_error
+from db3d_nerfstudio.images import contact_sheet, tensor_to_image
 from db3d_nerfstudio.run.folder import read_config
 from db3d_nerfstudio.run.interventions import Interventions
-from db3d_nerfstudio.run.progress import PSEUDO_VIEWS, announce
+from db3d_nerfstudio.run.progress import PSEUDO_VIEWS
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManager
 from db3d_nerfstudio.training.fine_tunes import FineTunes, guide_task
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
-from db3d_nerfstudio.training.pseudo_views import contact_sheet, in_chunks, render, save_pseudo_views, widened
+from db3d_nerfstudio.training.pseudo_views import in_chunks, render, save_pseudo_views, widened
+from db3d_nerfstudio.words import parse_subject, view_prompts
 from db3d_nerfstudio.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ class PhaseRunner:
         self.interventions.grant(step, self._check_prompt, (step // accumulated + 1) * accumulated, phase.name)
         self.model.set_guidance(*self.interventions.guidance_at(step))
         if phase.name != self._entered:
-            with one_line(FloatingPointError):
+            with exit_on_user_error(FloatingPointError):
                 self.enter(phase, step)
             self._entered = phase.name
             self.trainer.record.begin_nerf(phase.name, step - phase.start)
@@ -208,7 +210,7 @@ class PhaseRunner:
 
     def _check_guide(self) -> None:
         """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
-        with one_line(ValueError, ImportError):
+        with exit_on_user_error(ValueError, ImportError):
             prompts = [self.model.config.prompt]
             if self.config.needs_photos:
                 subject = self.fine_tunes.subject

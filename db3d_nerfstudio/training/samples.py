@@ -8,7 +8,7 @@ from db3d_nerfstudio.cameras import Views
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
-from db3d_nerfstudio.training.pseudo_views import contact_sheet
+from db3d_nerfstudio.images import contact_sheet
 
 FILE = "samples.png"
 ROWS = 2

@@ -15,16 +15,17 @@ from typing import Annotated
 import tyro
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
-from db3d_nerfstudio.diffusion.prompt_bank import parse_subject
-from db3d_nerfstudio.errors import UserError, one_line
+from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.errors import UserError, exit_on_user_error
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
-from db3d_nerfstudio.run.progress import announce, shown
+from db3d_nerfstudio.run.progress import shown
 from db3d_nerfstudio.run.record import RunRecord
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.viewer_panel import end_renders
+from db3d_nerfstudio.words import parse_subject
 from db3d_nerfstudio.workspace import publish
 
 
@@ -42,7 +43,7 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
 
     def set_timestamp(self) -> None:
         """Called by `ns-train` before anything is written: check the input, and decide on the run folder."""
-        with one_line(ValueError):
+        with exit_on_user_error(ValueError):
             self._check_subject()
             self._check_learning_rates()
             self.output_dir = self.output_dir.absolute()
@@ -195,5 +196,5 @@ class DreamBooth3DTrainer(Trainer):
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")
-        with one_line():
+        with exit_on_user_error():
             write_report(run)

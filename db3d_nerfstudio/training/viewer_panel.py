@@ -6,8 +6,6 @@ run folder, looked at again as the run goes on; so a finished run has them too.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import threading
 import time
@@ -22,6 +20,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
 
 from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.images import data_uri, tiled
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
 
@@ -114,7 +113,7 @@ class ViewerPanel(ViewerControl):
     def _show_photos(self, folder: Path | None) -> None:
         if folder is not None and folder.is_dir():
             photos = [load_photo(path, TILE) for path in photo_paths(folder)]
-            self._pictures["Photos"].content = as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
+            self._pictures["Photos"].content = _as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
 
     def _show_pictures(self) -> None:
         """Show the newest sheets of samples and pseudo views, the latter while they are being made."""
@@ -129,7 +128,7 @@ class ViewerPanel(ViewerControl):
             return
         try:
             with Image.open(newest) as image:
-                self._pictures[name].content = as_markdown(arrange(image.convert("RGB")), newest.parent.stem)
+                self._pictures[name].content = _as_markdown(arrange(image.convert("RGB")), newest.parent.stem)
         except OSError:  # It is being written: the next time.
             return
         self._shown[name] = files[newest]
@@ -179,19 +178,8 @@ def end_renders() -> None:
         render.join()
 
 
-def as_markdown(image: Image.Image, name: str) -> str:
-    """A picture inside a text."""
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=90)
-    return f"![{name}](data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()})"
-
-
-def tiled(images: list[Image.Image], columns: int) -> Image.Image:
-    """Square images in rows."""
-    sheet = Image.new("RGB", (TILE * columns, TILE * max(1, -(-len(images) // columns))), "white")
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * TILE, i // columns * TILE))
-    return sheet
+def _as_markdown(image: Image.Image, name: str) -> str:
+    return f"![{name}]({data_uri(image, 'JPEG', quality=90)})"
 
 
 def render_and_translation(sheet: Image.Image) -> list[Image.Image]:

@@ -6,11 +6,11 @@ from PIL import Image
 from tiny import GaussianGuide, GaussianGuideConfig
 
 from db3d_nerfstudio.diffusion.captions import front_half, guess_views, named_view, photo_captions
-from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS, Subject
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.toybox.examples import DEFAULT_SEED, casual_shots, default_subject
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import DIRECTIONS, Subject
 from db3d_nerfstudio.workspace import Workspace
 
 SUBJECT = Subject("a photo of a sks dog", "sks", "dog")

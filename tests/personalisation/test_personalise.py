@@ -12,16 +12,16 @@ from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
 from db3d_nerfstudio import cli
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
-from db3d_nerfstudio.diffusion.prompt_bank import parse_subject
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.images import labelled_sheet
 from db3d_nerfstudio.personalisation import draw, personalise, tokens
 from db3d_nerfstudio.personalisation.choice import GUIDES, guide_of
 from db3d_nerfstudio.personalisation.personalise import PersonaliseConfig
-from db3d_nerfstudio.personalisation.sheets import labelled_sheet
 from db3d_nerfstudio.personalisation.uses import USES, uses
 from db3d_nerfstudio.toybox.captions import words
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import parse_subject
 
 SUBJECT = "a photo of a sks dog"
 QUICK = DreamBoothConfig(num_class_images=2, class_sample_steps=1, batch_size=1, learning_rate=1e-2)

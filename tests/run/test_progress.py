@@ -5,7 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from db3d_nerfstudio.run.progress import RunProgress, clock_time, is_quiet, run_tasks, shown, time_left
+from db3d_nerfstudio.console import is_quiet
+from db3d_nerfstudio.run.progress import RunProgress, clock_time, run_tasks, shown, time_left
 from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 
 PHASES = PhasesConfig(

@@ -3,9 +3,9 @@
 import numpy as np
 from PIL import Image
 
-from db3d_nerfstudio.diffusion.prompt_bank import parse_subject
 from db3d_nerfstudio.toybox import examples
 from db3d_nerfstudio.toybox.subjects import make_subject
+from db3d_nerfstudio.words import parse_subject
 
 
 def test_the_bundled_photos_are_those_of_the_bundled_toy():

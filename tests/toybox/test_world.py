@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from db3d_nerfstudio.cameras import Views, image_rays, orbit_cameras
-from db3d_nerfstudio.diffusion.prompt_bank import nearest_prompts
 from db3d_nerfstudio.toybox import captions, dataset, network
 from db3d_nerfstudio.toybox.scene import FOV, Shot, Studio, camera_rays, draw_shot
 from db3d_nerfstudio.toybox.shapes import TOY_RADIUS, pattern_mask
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, PATTERNS, Traits, draw_traits, make_subject
 from db3d_nerfstudio.toybox.toys import PALETTE
+from db3d_nerfstudio.words import nearest_prompts
 
 
 @pytest.mark.parametrize("noun", CLASS_NOUNS)

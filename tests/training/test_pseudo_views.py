@@ -6,8 +6,8 @@ from nerfstudio.models.base_model import Model
 from torch import nn
 
 from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.images import contact_sheet
 from db3d_nerfstudio.training.pseudo_views import (
-    contact_sheet,
     in_chunks,
     load_pseudo_views,
     render,

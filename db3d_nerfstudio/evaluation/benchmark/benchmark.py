@@ -75,8 +75,8 @@ def main(config: BenchmarkConfig) -> None:
     Raises:
         UserError: a wrong input, or cells that failed, after all others are done.
     """
+    from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.evaluation.benchmark.report import write_report
-    from db3d_nerfstudio.run.progress import announce
 
     root = config.output.absolute()
     subjects = choose_subjects(config, root)

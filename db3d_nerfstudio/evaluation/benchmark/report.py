@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import mimetypes
 from collections import defaultdict
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from db3d_nerfstudio.evaluation.benchmark.gallery import gallery
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, TURNTABLE, VIEWS
 from db3d_nerfstudio.evaluation.metrics.bootstrap import Estimate, bootstrap
+from db3d_nerfstudio.images import data_uri, file_uri
 
 Record = dict[str, Any]
 GALLERY = "views.png"
@@ -100,24 +98,16 @@ def direction(metric: str) -> str:
     return "↓" if name.endswith("janus_rate") or name in ("lpips", "chamfer") else "↑"
 
 
-def data_uri(path: Path) -> str | None:
+def embedded(path: Path) -> str | None:
     """A picture file as part of a page; None if there is no such file."""
-    if not path.exists():
-        return None
-    kind = mimetypes.guess_type(path.name)[0] or "image/webp"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return file_uri(path) if path.exists() else None
 
 
 def thumbnails(folder: Path) -> list[str]:
     """The photos of a folder, small, as parts of a page."""
     from db3d_nerfstudio.photos import load_photo, photo_paths
 
-    uris = []
-    for path in photo_paths(folder):
-        buffer = BytesIO()
-        load_photo(path, THUMBNAIL).save(buffer, "JPEG", quality=80)
-        uris.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
-    return uris
+    return [data_uri(load_photo(path, THUMBNAIL), "JPEG", quality=80) for path in photo_paths(folder)]
 
 
 def write_report(
@@ -145,7 +135,7 @@ def write_report(
     page = environment.get_template("report.html").render(
         direction=direction,
         tables=[(title, table, columns_of(table, methods)) for title, table in tables],
-        gallery=data_uri(root / GALLERY),
+        gallery=embedded(root / GALLERY),
         failures=failures,
         subjects=[
             {
@@ -164,7 +154,7 @@ def _pictures(root: Path, record: Record) -> dict[str, Any]:
     run = run_folder(root / "cells" / record["cell"], record["method"])
     return {
         **record,
-        "turntable": data_uri(run / EVALUATION / TURNTABLE),
-        "views": data_uri(run / EVALUATION / VIEWS),
-        "pseudo_views": data_uri(run / "pseudo_views" / "contact_sheet.png"),
+        "turntable": embedded(run / EVALUATION / TURNTABLE),
+        "views": embedded(run / EVALUATION / VIEWS),
+        "pseudo_views": embedded(run / "pseudo_views" / "contact_sheet.png"),
     }

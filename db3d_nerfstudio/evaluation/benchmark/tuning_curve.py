@@ -19,11 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from db3d_nerfstudio.cameras import Views
+from db3d_nerfstudio.cameras import Views, wrap_degrees
 from db3d_nerfstudio.diffusion.captions import photo_captions
 from db3d_nerfstudio.diffusion.denoising import denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune, needs_prior
-from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, Subject, nearest_prompts
 from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
 from db3d_nerfstudio.evaluation.metrics.bootstrap import bootstrap
 from db3d_nerfstudio.evaluation.metrics.similarity import mean_pairwise
@@ -34,6 +33,7 @@ from db3d_nerfstudio.evaluation.personalisation import (
     view_diversity,
 )
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import VIEW_NAMES, Subject, nearest_prompts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,7 +108,7 @@ class Truth(NamedTuple):
 
 def main(config: TuningCurveConfig) -> None:
     """Tune a guide on each toy, look at it on the way, and draw the figure; finished toys are not done again."""
-    from db3d_nerfstudio.run.progress import announce
+    from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.toybox.judge import load_judge
     from db3d_nerfstudio.workspace import Workspace
 
@@ -140,8 +140,8 @@ def tuning_curve(
     from rich.progress import Progress
 
     from db3d_nerfstudio.diffusion.prior import class_images
-    from db3d_nerfstudio.photos import load_photos, tensor_to_image
-    from db3d_nerfstudio.training.pseudo_views import contact_sheet
+    from db3d_nerfstudio.images import contact_sheet, tensor_to_image
+    from db3d_nerfstudio.photos import load_photos
     from db3d_nerfstudio.workspace import Workspace
 
     subject = Subject(toy.prompt(toy.templates[0], "sks"), "sks", toy.class_noun)
@@ -190,7 +190,7 @@ def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) 
 def errors_of(guide: DiffusionGuide, truth: Truth, prompt: str) -> tuple[float, float]:
     """`Point.error_seen` and `Point.error_unseen` of the guide as it is, told the prompt and the side."""
     relative = (_errors(guide, truth.z, truth.mask, truth.views, prompt) / truth.untouched).mean(0)
-    behind = ((truth.views.azimuth + 180) % 360 - 180).abs() > 90
+    behind = wrap_degrees(truth.views.azimuth).abs() > 90
     return relative[~behind].mean().item(), relative[behind].mean().item()
 
 

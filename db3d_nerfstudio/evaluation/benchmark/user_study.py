@@ -60,7 +60,7 @@ class Pair:
 
 def main(config: UserStudyConfig) -> None:
     """Write page and key, or print the vote and write it beside them."""
-    from db3d_nerfstudio.run.progress import announce
+    from db3d_nerfstudio.console import announce
 
     output = config.output or config.benchmark / "user_study"
     if config.answers:
@@ -134,13 +134,13 @@ def make_page(benchmark: Path, pairs: Sequence[Pair], study: str) -> str:
     """
     from jinja2 import Environment, FileSystemLoader
 
-    from db3d_nerfstudio.evaluation.benchmark.report import TEMPLATES, data_uri, thumbnails
+    from db3d_nerfstudio.evaluation.benchmark.report import TEMPLATES, embedded, thumbnails
 
     pictures: dict[str, str] = {}
 
     def show(record: dict[str, Any]) -> str:
         path = run_folder(benchmark / "cells" / record["cell"], record["method"]) / EVALUATION / TURNTABLE
-        uri = data_uri(path)
+        uri = embedded(path)
         if uri is None:
             raise UserError(f"{path} is missing: start the benchmark again, and it will be made")
         name = sha256(uri.encode()).hexdigest()[:12]

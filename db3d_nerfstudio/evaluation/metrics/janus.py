@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views
-from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, view_weights
 from db3d_nerfstudio.evaluation.metrics.r_precision import retrieve
+from db3d_nerfstudio.words import VIEW_NAMES, view_weights
 
 
 def true_views(views: Views) -> list[str]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES, view_prompts
 from db3d_nerfstudio.evaluation.metrics import janus
 from db3d_nerfstudio.evaluation.metrics.encoders import Encoder
 from db3d_nerfstudio.evaluation.metrics.fidelity import compare
@@ -16,6 +15,7 @@ from db3d_nerfstudio.evaluation.metrics.r_precision import r_precision
 from db3d_nerfstudio.evaluation.metrics.renders import Pictures, Renders
 from db3d_nerfstudio.evaluation.metrics.saturation import over_saturation
 from db3d_nerfstudio.evaluation.metrics.similarity import flatten, mean_pairwise, mean_to_prompt, mean_within
+from db3d_nerfstudio.words import VIEW_NAMES, view_prompts
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.evaluation.metrics.pixels import Distance

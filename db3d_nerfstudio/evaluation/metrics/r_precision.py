@@ -8,17 +8,11 @@ identifier, so it is dropped.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
-
-
-def drop_identifier(prompt: str, identifier: str) -> str:
-    """The prompt as someone who has not met the subject would say it: "a sks dog" is "a dog"."""
-    return " ".join(re.sub(rf"(?<![\w-]){re.escape(identifier)}(?![\w-])", "", prompt).split())
 
 
 def prompt_pool(templates: Iterable[str], class_nouns: Iterable[str]) -> list[str]:

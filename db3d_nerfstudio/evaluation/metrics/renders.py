@@ -7,7 +7,6 @@ The albedo of a NeRF of latents is what the affine map in its checkpoint makes o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +15,6 @@ from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views, orbit_cameras
 from db3d_nerfstudio.nerf.shading import Shading, shade
-from db3d_nerfstudio.photos import tensor_to_image
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -81,9 +79,3 @@ def _render(model: DreamBooth3DModel, camera: Cameras) -> tuple[Tensor, ...]:
         image = (colour + 1 - accumulation).view(height, width, 3)
         images.append(image.permute(2, 0, 1).clamp(0, 1))
     return *images, accumulation.view(height, width)
-
-
-def save_turntable(images: Pictures, path: Path, milliseconds: int = 90) -> None:
-    """Write pictures as an endless animation (WebP) that every browser plays."""
-    frames = [tensor_to_image(image) for image in images]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0, quality=85)

@@ -8,7 +8,6 @@ from PIL import Image
 from tiny import GaussianGuideConfig, tiny_toybox_folder
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
-from db3d_nerfstudio.diffusion.prompt_bank import DIRECTIONS, Subject
 from db3d_nerfstudio.evaluation.benchmark import tuning_curve as module
 from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, toybox_subject
 from db3d_nerfstudio.evaluation.benchmark.tuning_curve import (
@@ -24,6 +23,7 @@ from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.toybox import examples
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import load_judge
+from db3d_nerfstudio.words import DIRECTIONS, Subject
 
 
 @pytest.fixture

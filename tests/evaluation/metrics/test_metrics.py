@@ -7,10 +7,10 @@ import torch
 from skimage.metrics import structural_similarity
 
 from db3d_nerfstudio.cameras import orbit_cameras
-from db3d_nerfstudio.diffusion.prompt_bank import VIEW_NAMES
 from db3d_nerfstudio.evaluation import personalisation
 from db3d_nerfstudio.evaluation.metrics import janus, pixels, r_precision, saturation, similarity
 from db3d_nerfstudio.evaluation.metrics.bootstrap import bootstrap
+from db3d_nerfstudio.words import VIEW_NAMES
 
 DIAGONAL = 1 / math.sqrt(2)
 

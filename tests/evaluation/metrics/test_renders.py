@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from PIL import Image
 from tiny_model import build, solid
 
-from db3d_nerfstudio.diffusion.prompt_bank import view_weights
-from db3d_nerfstudio.evaluation.metrics.renders import evaluation_orbit, render_orbit, save_turntable
+from db3d_nerfstudio.evaluation.metrics.renders import evaluation_orbit, render_orbit
+from db3d_nerfstudio.words import view_weights
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +37,3 @@ def test_no_view_of_the_evaluation_is_near_the_border_of_two_view_words():
     for shift in (-8.0, 8.0):
         moved = type(views)(views.elevation, views.azimuth + shift, views.radius, views.fov)
         assert torch.equal(view_weights(moved, interpolate=False).argmax(-1), near)
-
-
-def test_turntable_plays_all_frames(tmp_path):
-    save_turntable(torch.linspace(0, 1, 4)[:, None, None, None].expand(4, 3, 33, 33), tmp_path / "t.webp")
-    with Image.open(tmp_path / "t.webp") as film:
-        assert film.n_frames == 4 and film.size == (33, 33) and film.info["loop"] == 0

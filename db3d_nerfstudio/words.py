@@ -1,0 +1,143 @@
+"""Words: the subject that a prompt names, and the names of views (DreamFusion, arXiv 2209.14988, section 3.2)."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from db3d_nerfstudio.cameras import Views
+from db3d_nerfstudio.errors import UserError
+
+VIEW_NAMES = ("front", "side", "back", "overhead")
+DIRECTIONS = (
+    "front",
+    "front left",
+    "left side",
+    "back left",
+    "back",
+    "back right",
+    "right side",
+    "front right",
+)
+"""Names of the sides for guides trained on left and right, every 45 degrees of azimuth; left is the subject's own."""
+OVERHEAD_ELEVATION = 60.0
+"""Elevation in degrees above which a view is called overhead (2209.14988, section 3.2)."""
+OVERHEAD_BLEND = 15.0
+"""Half the width in degrees of the band in which interpolated prompts turn into the overhead prompt."""
+
+# Words that end a class noun: what follows describes the scene and not the subject.
+_CONTEXT = frozenset(
+    "and as at behind beside by from in inside into is like made near of on over that under wearing with without "
+    "carrying dancing eating flying holding jumping lying playing reading riding running sitting sleeping standing "
+    "swimming walking".split()
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the photos show: "a photo of a sks robot wearing a hat" is about the robot that is called sks."""
+
+    prompt: str
+    """The prompt of the asset to make; may add context to the subject."""
+    identifier: str
+    """The rare word that DreamBooth binds to the subject."""
+    class_noun: str
+    """What kind of thing the subject is."""
+
+    @property
+    def instance_prompt(self) -> str:
+        """The caption of the photos."""
+        return f"a photo of a {self.identifier} {self.class_noun}"
+
+    @property
+    def class_prompt(self) -> str:
+        """The caption of the images that preserve the prior."""
+        return f"a photo of a {self.class_noun}"
+
+
+def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None = None) -> Subject:
+    """Find identifier and class noun in a prompt.
+
+    The class noun is, unless given, what follows the identifier up to punctuation or a word that begins a context
+    ("wearing", "on", "sitting", ...): a wrong one costs much likeness (DreamBooth, arXiv 2208.12242, table 4).
+    """
+    found = re.search(f"{_identifier_pattern(identifier)}(?P<rest>.*)", prompt, re.DOTALL)
+    if found is None:
+        raise UserError(
+            f'The prompt "{prompt}" does not contain the identifier "{identifier}". Write it before the class noun, '
+            f'as in "a photo of a {identifier} {class_noun or "robot"}", or name another identifier.'
+        )
+    if class_noun is None:
+        words = []
+        for word in re.match(r"[\w\s'-]*", found["rest"])[0].split():
+            if word.lower() in _CONTEXT:
+                break
+            words.append(word)
+        class_noun = " ".join(words)
+    if not class_noun:
+        raise UserError(
+            f'No class noun follows "{identifier}" in the prompt "{prompt}". '
+            f'Say what kind of thing the subject is, as in "a photo of a {identifier} robot", or give the class noun.'
+        )
+    return Subject(prompt, identifier, class_noun)
+
+
+def drop_identifier(prompt: str, identifier: str) -> str:
+    """The prompt without the identifier: "a sks dog" becomes "a dog", which an encoder can read."""
+    return " ".join(re.sub(_identifier_pattern(identifier), "", prompt).split())
+
+
+def _identifier_pattern(identifier: str) -> str:
+    return rf"(?<![\w-]){re.escape(identifier)}(?![\w-])"
+
+
+def seen_from(prompt: str, view: str) -> str:
+    """The prompt with a view named: "a dog" from "front" becomes "a dog, front view"."""
+    return f"{prompt}, {view} view"
+
+
+def view_prompts(prompt: str) -> dict[str, str]:
+    """The prompt with each view named, in the order of `VIEW_NAMES`."""
+    return {view: seen_from(prompt, view) for view in VIEW_NAMES}
+
+
+def direction_names(sided: bool) -> list[str]:
+    """What the sides are called, from eye level and then from overhead, each in steps of azimuth from the front on."""
+    if sided:
+        return [*DIRECTIONS, *(f"overhead {name}" for name in DIRECTIONS)]
+    return ["front", "side", "back", "side", *["overhead"] * 4]
+
+
+def direction_weights(views: Views, interpolate: bool, sided: bool) -> Float[Tensor, "b n"]:
+    """How much of each direction's prompt a camera is given; columns as in `direction_names`, rows sum to 1.
+
+    The nearest one: overhead above 60 degrees of elevation, and of four or eight steps of azimuth the nearest.
+    Interpolated: linear in azimuth between neighbouring steps, in elevation between 45 and 75 degrees.
+    """
+    num = len(direction_names(sided)) // 2
+    steps = views.azimuth * (num / 360)
+    if interpolate:
+        overhead = ((views.elevation - OVERHEAD_ELEVATION) / (2 * OVERHEAD_BLEND) + 0.5).clamp(0, 1)
+        lower = steps.floor()
+    else:
+        overhead = (views.elevation > OVERHEAD_ELEVATION).float()
+        lower = steps = steps.round()
+    around = torch.zeros(len(steps), num, device=steps.device)
+    for index, share in ((lower, 1 - (steps - lower)), (lower + 1, steps - lower)):
+        around.scatter_add_(1, (index.long() % num)[:, None], share[:, None])
+    return torch.cat([around * (1 - overhead[:, None]), around * overhead[:, None]], dim=-1)
+
+
+def view_weights(views: Views, interpolate: bool) -> Float[Tensor, "b 4"]:
+    """`direction_weights` of the names that every guide was trained on; columns as in `VIEW_NAMES`."""
+    front, left, back, right, *overhead = direction_weights(views, interpolate, sided=False).unbind(-1)
+    return torch.stack([front, left + right, back, sum(overhead)], dim=-1)
+
+
+def nearest_prompts(prompt: str, views: Views, sided: bool) -> list[str]:
+    """The prompt with the name of each camera's view."""
+    names = direction_names(sided)
+    nearest = direction_weights(views, interpolate=False, sided=sided).argmax(-1)
+    return [seen_from(prompt, names[index]) for index in nearest.tolist()]
