@@ -13,21 +13,21 @@ from db3d_nerfstudio.training.optimizers import FusedAdamConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
-make_ffmpeg_findable()  # Every ns-* command imports the presets; ns-render wants ffmpeg on PATH.
+make_ffmpeg_findable()  # Every ns-* command imports the presets; ns-render needs ffmpeg on PATH.
 
 
 def make_config() -> DreamBooth3DTrainerConfig:
-    """What all methods of this package start from."""
+    """The settings that every method of this package starts from."""
     return DreamBooth3DTrainerConfig(
         method_name="dreambooth3d",
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True, camera_frustum_scale=2.0),
-        # Progress is shown by db3d_nerfstudio. Odd, since distillation and reconstruction take turns in steps.
+        # An odd number, so that logged steps alternate between distillation and reconstruction.
         logging=LoggingConfig(steps_per_log=11, local_writer=LocalWriterConfig(enable=False)),
         vis="viewer",
         steps_per_save=100,
         mixed_precision=False,
-        # One step of the optimizer for two micro-steps: two views for the guide, or one and pixels of the pseudo views.
+        # One optimizer step sees two views for the guide, or one view and pixels of the pseudo views.
         gradient_accumulation_steps={"encodings": 2, "networks": 2},
         optimizers={
             "encodings": {"optimizer": FusedAdamConfig(lr=0.03, eps=1e-15), "scheduler": None},

@@ -10,4 +10,4 @@ config.method_name = "dreambooth3d-if"
 config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
 config.pipeline.model.guidance_scale = 20.0
 
-method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, a model of pixels like the paper's.")
+method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, in pixel space as in the paper.")

@@ -7,7 +7,7 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def in_one_stage(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
-    """The full fine-tuning in the partial one's place, and one NeRF for as long as the two were trained together."""
+    """Full DreamBooth in place of the partial one, and a single NeRF with the steps of both."""
     phases = config.pipeline.phases
     phases.partial_steps = phases.full_steps
     phases.initial.steps += phases.final.steps

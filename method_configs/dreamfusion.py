@@ -1,4 +1,4 @@
-"""Baseline: text only (DreamFusion, 2209.14988), with this package's NeRF: what the guide knows without any photo."""
+"""Baseline: text only (DreamFusion, 2209.14988), with this package's NeRF, and no photos."""
 
 from nerfstudio.plugins.types import MethodSpecification
 

@@ -8,7 +8,7 @@ from db3d_nerfstudio.method_configs import dreambooth_fusion_toybox
 
 config = deepcopy(dreambooth_fusion_toybox.method.config)
 config.method_name = "dreamfusion-toybox"
-config.example = False  # There is no default prompt: a bundled subject's would name an identifier.
+config.example = False  # The bundled subject's prompt has an identifier.
 config.pipeline.phases.partial_steps = 0
 
 method = MethodSpecification(config, description="Baseline on a CPU: text only, no photos.")

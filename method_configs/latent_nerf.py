@@ -1,7 +1,7 @@
 """Baseline: a NeRF of the guide's latents (Latent-NeRF, Metzer et al. 2022, 2211.07600), full DreamBooth, no stages.
 
-DreamBooth3D (2303.13508, section 4) compares with it. Guidance scale, weights and schedules stay those of the other
-baselines here, so that what differs is where the NeRF lives.
+DreamBooth3D (2303.13508, section 4) compares with it. Guidance scale, weights and schedules are those of the other
+baselines, so that only the space of the colours differs.
 """
 
 from nerfstudio.plugins.types import MethodSpecification
@@ -12,10 +12,10 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def in_latents(config: DreamBooth3DTrainerConfig, channels: int, resolution: int) -> DreamBooth3DTrainerConfig:
-    """Colours are the guide's z, of so many channels, and views have the size of its grid.
+    """Render the guide's z with this many channels, at the resolution of its grid.
 
-    Latents cannot be lit: every view shows what DreamFusion calls the albedo, as in Latent-NeRF. The grid is coarse
-    enough to begin with.
+    Latents cannot be shaded: every view shows the albedo, as in Latent-NeRF. There is no coarser start, because the
+    grid is coarse already.
     """
     config.pipeline.model.field.latent_channels = channels
     config.pipeline.model.shading.lambertian_prob = 0.0

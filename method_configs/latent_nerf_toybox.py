@@ -1,4 +1,4 @@
-"""Baseline in the world of toys: a NeRF of the guide's z, in which every ray yields a patch of 4 x 4 pixels."""
+"""Baseline in the world of toys: a NeRF of the guide's z; each ray yields a patch of 4 x 4 pixels."""
 
 from copy import deepcopy
 

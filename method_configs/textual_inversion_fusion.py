@@ -8,7 +8,7 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
-    """The identifier is the new word, and the only thing that is learned."""
+    """Learn the identifier as a new word, and nothing else."""
     config.pipeline.model.guide.tuning = "textual_inversion"
     config.pipeline.model.guide.train_text_encoder = False
     config.pipeline.phases.identifier = config.pipeline.model.guide.new_token
@@ -18,4 +18,4 @@ def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfi
 config = as_a_new_word(in_one_stage(make_config()))
 config.method_name = "textual-inversion-fusion"
 
-method = MethodSpecification(config, description='Baseline: textual inversion, then distillation; say "<sks>" for it.')
+method = MethodSpecification(config, description='Baseline: textual inversion, distillation; the prompt says "<sks>".')

@@ -11,4 +11,4 @@ config = as_a_new_word(deepcopy(dreambooth_fusion_toybox.method.config))
 config.method_name = "textual-inversion-fusion-toybox"
 config.example = False  # The bundled subject's prompt has another identifier.
 
-method = MethodSpecification(config, description='Baseline on a CPU: textual inversion; say "<sks>" for the subject.')
+method = MethodSpecification(config, description='Baseline on a CPU: textual inversion; the prompt says "<sks>".')
