@@ -15,7 +15,7 @@ from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.evaluation.metrics.measure import Photos, Reference
-    from db3d_nerfstudio.nerf.field import Field
+    from db3d_nerfstudio.nerf.field import GridField
     from db3d_nerfstudio.toybox.subjects import Subject
     from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
@@ -149,7 +149,7 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
     return default_truth() if settings.pipeline.datamanager.data == default_subject()[0] else None
 
 
-def measure_mesh(field: Field, subject: Subject | None) -> dict[str, float]:
+def measure_mesh(field: GridField, subject: Subject | None) -> dict[str, float]:
     """The shape of the mesh that is exported of a field against the true toy's.
 
     Raises:

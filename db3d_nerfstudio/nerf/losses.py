@@ -1,6 +1,5 @@
 """Regularisers that nerfstudio lacks, or has only for samples that are not packed. All are means over rays."""
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,7 +39,7 @@ def distortion_loss(weights: Float[Tensor, " s"], samples: Samples) -> Float[Ten
     The pairs are `2 sum_i w_i (m_i W_i - M_i)` with W and M the sums of w and w m in front of sample i (2206.05085).
     """
     mids, lengths = samples.mids, samples.ends - samples.starts
-    mass, moment = samples.before(torch.stack([weights, weights * mids], -1)).unbind(-1)
+    moment, mass = samples.exclusive_sum(weights * mids), samples.exclusive_sum(weights)
     between = 2 * weights * (mids * mass - moment)
     within = weights.square() * lengths / 3
     return (between + within).sum() / samples.num_rays

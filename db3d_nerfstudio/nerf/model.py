@@ -9,7 +9,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -24,7 +23,7 @@ from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sds import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
-from db3d_nerfstudio.nerf.field import FieldConfig, GridFieldConfig
+from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
 from db3d_nerfstudio.nerf.occupancy import RADIUS, OccupancySamplerConfig, Samples
 from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
@@ -45,7 +44,7 @@ class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
     """Rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
-    field: FieldConfig = dataclasses.field(default_factory=GridFieldConfig)
+    field: GridFieldConfig = dataclasses.field(default_factory=GridFieldConfig)
     """Density and colour over space."""
     sampler: OccupancySamplerConfig = dataclasses.field(default_factory=OccupancySamplerConfig)
     """Empty-space skipping."""
@@ -60,9 +59,7 @@ class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
     sds_loss_mult: float = 0.01
     """Weight of score distillation."""
     recon_loss_mult: float = 10.0
-    """Weight of the reconstruction of pseudo views."""
-    recon_norm: Literal["l1", "l2"] = "l1"
-    """What reconstruction measures: absolute or squared differences of colours."""
+    """Weight of reconstruction: the mean absolute difference from the colours of pseudo views."""
     opacity_loss_mult: float = 0.1
     """Weight of the cost of matter."""
     entropy_loss_mult: float = 3.0
@@ -155,9 +152,9 @@ class DreamBooth3DModel(Model):
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | Render]:
         samples = self.sampler.sample(ray_bundle)
         density, colors = self.field.density_and_colors(samples.positions(ray_bundle))
-        weights = samples.weights(density)
+        weights = samples.render_weights(density)
         stacked = torch.cat([colors, torch.ones_like(colors[:, :1]), samples.mids[:, None]], -1)
-        colors, accumulation, distance = samples.accumulate(weights, stacked).split([colors.shape[1], 1, 1], -1)
+        colors, accumulation, distance = samples.composite(weights, stacked).split([colors.shape[1], 1, 1], -1)
         albedo = self.field.colors.to_rgb(colors, accumulation)
         render = Render(ray_bundle, samples, weights)
         outputs = {
@@ -236,7 +233,7 @@ class DreamBooth3DModel(Model):
             background = torch.rand_like(image[:, :3])
             rgb = outputs["albedo"] + (1 - outputs["accumulation"]) * background
             image = image[:, :3] * image[:, 3:] + (1 - image[:, 3:]) * background
-        return F.l1_loss(rgb, image) if self.config.recon_norm == "l1" else F.mse_loss(rgb, image)
+        return F.l1_loss(rgb, image)
 
     def _guidance_losses(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         """Score distillation of the shaded views, and orientation where there are normals anyway."""

@@ -52,22 +52,22 @@ class Samples:
         origins, directions = (values.index_select(0, self.rays) for values in (rays.origins, rays.directions))
         return torch.addcmul(origins, directions, self.mids[:, None])
 
-    def before(self, values: Float[Tensor, "s c"]) -> Float[Tensor, "s c"]:
+    def exclusive_sum(self, values: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
         """Sum of the values in front of each sample on its ray.
 
         One running sum over all rays, minus its value where the ray begins; in double precision, because what counts
-        is the difference of two large sums.
+        is the difference of two large sums. Flat, because CUDA scans columns one after another.
         """
         values = values.double()
         running = values.cumsum(0) - values
         return (running - running.index_select(0, self.first)).float()
 
-    def weights(self, density: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
+    def render_weights(self, density: Float[Tensor, " s"]) -> Float[Tensor, " s"]:
         """Quadrature of volume rendering, `w_i = T_i (1 - exp(-sigma_i delta_i))` with `T_i` the light that is left."""
         optical_depth = density * (self.ends - self.starts)
-        return torch.exp(-self.before(optical_depth[:, None])[:, 0]) * -torch.expm1(-optical_depth)
+        return torch.exp(-self.exclusive_sum(optical_depth)) * -torch.expm1(-optical_depth)
 
-    def accumulate(self, weights: Float[Tensor, " s"], values: Float[Tensor, "s c"]) -> Float[Tensor, "n c"]:
+    def composite(self, weights: Float[Tensor, " s"], values: Float[Tensor, "s c"]) -> Float[Tensor, "n c"]:
         """Weighted sum over each ray."""
         return values.new_zeros(self.num_rays, values.shape[1]).index_add(0, self.rays, weights[:, None] * values)
 

@@ -21,7 +21,7 @@ from db3d_nerfstudio.workspace import publish
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-    from db3d_nerfstudio.nerf.field import Field
+    from db3d_nerfstudio.nerf.field import GridField
 
 Format = Literal["glb", "obj", "ply"]
 ASSETS = Path(__file__).parent / "assets"
@@ -49,7 +49,11 @@ class ExportConfig:
 
 
 def build_mesh(
-    field: Field, resolution: int, max_faces: int, texture_size: int, report: Callable[[str], None] = lambda step: None
+    field: GridField,
+    resolution: int,
+    max_faces: int,
+    texture_size: int,
+    report: Callable[[str], None] = lambda step: None,
 ) -> Trimesh:
     """A field as a textured mesh, y up and of unit size; `report` is told of each of the `STEPS` as it begins.
 

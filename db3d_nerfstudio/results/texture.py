@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-    from db3d_nerfstudio.nerf.field import Field
+    from db3d_nerfstudio.nerf.field import GridField
 
 CHUNK = 1 << 18
 """Points that are looked up in the field at a time."""
@@ -108,7 +108,7 @@ def fill_gaps(image: Float[ndarray, "h w 3"], covered: Bool[ndarray, "h w"]) -> 
     return image[rows, columns]
 
 
-def bake(mesh: Trimesh, field: Field, size: int, depth: float) -> Trimesh:
+def bake(mesh: Trimesh, field: GridField, size: int, depth: float) -> Trimesh:
     """The mesh with the field's colours as a texture, still in scene units; seams double the vertices on them.
 
     Args:
@@ -140,7 +140,7 @@ def bake(mesh: Trimesh, field: Field, size: int, depth: float) -> Trimesh:
     )
 
 
-def device_of(field: Field) -> torch.device:
+def device_of(field: GridField) -> torch.device:
     """Where the field's parameters are; the CPU for a field that has none."""
     parameter = next(field.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device

@@ -53,7 +53,7 @@ def test_presets_share_nothing():
 def test_importing_presets_is_light():
     """A slow or failing import would slow down or break every ns-* command, whatever its method."""
     program = ";".join(f"import db3d_nerfstudio.method_configs.{preset}" for preset in PRESETS)
-    heavy = "{'diffusers', 'transformers', 'peft', 'open3d', 'tinycudann', 'trimesh'}"
+    heavy = "{'diffusers', 'transformers', 'peft', 'open3d', 'trimesh'}"
     program += f"; import sys; print(sorted({heavy} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

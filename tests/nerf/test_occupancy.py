@@ -152,7 +152,7 @@ def dense_samples(num_rays=6, per_ray=9):
 def test_weights_agree_with_nerfacc_forward_and_backward():
     samples, starts, ends, density = dense_samples()
     ours, theirs = density.clone().requires_grad_(), density.clone().requires_grad_()
-    weights = samples.weights(ours.view(-1)).view(6, 9)
+    weights = samples.render_weights(ours.view(-1)).view(6, 9)
     expected = nerfacc.render_weight_from_density(starts, ends, theirs)[0]
     torch.testing.assert_close(weights, expected)
     cotangent = torch.randn(6, 9)
@@ -163,9 +163,9 @@ def test_weights_agree_with_nerfacc_forward_and_backward():
 
 def test_rays_without_samples_composite_to_nothing():
     samples = Samples(torch.tensor([1, 1, 3]), torch.zeros(3), torch.ones(3), 5)
-    weights = samples.weights(torch.tensor([2.0, 3.0, 1.0]))
-    assert samples.before(torch.tensor([[2.0], [3.0], [1.0]]))[:, 0].tolist() == [0.0, 2.0, 0.0]
-    total = samples.accumulate(weights, torch.ones(3, 1))[:, 0]
+    weights = samples.render_weights(torch.tensor([2.0, 3.0, 1.0]))
+    assert samples.exclusive_sum(torch.tensor([2.0, 3.0, 1.0])).tolist() == [0.0, 2.0, 0.0]
+    total = samples.composite(weights, torch.ones(3, 1))[:, 0]
     torch.testing.assert_close(total, 1 - torch.exp(-torch.tensor([0.0, 5.0, 0.0, 1.0, 0.0])))
 
 
@@ -174,5 +174,5 @@ def test_opaque_rays_do_not_spoil_the_ones_after_them():
     which = torch.arange(1000).repeat_interleave(2)
     density = torch.full((2000,), 1e6)
     density[-2:] = torch.tensor([1e-3, 2e-3])
-    weights = Samples(which, torch.zeros(2000), torch.ones(2000), 1000).weights(density)
+    weights = Samples(which, torch.zeros(2000), torch.ones(2000), 1000).render_weights(density)
     torch.testing.assert_close(weights[-2:], torch.tensor([9.995e-4, 1.9960e-3]), rtol=1e-4, atol=0)

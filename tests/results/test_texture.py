@@ -6,11 +6,11 @@ import torch
 import trimesh
 from trimesh.visual.color import uv_to_interpolated_color
 
-from db3d_nerfstudio.nerf.field import Field, FieldConfig
+from db3d_nerfstudio.nerf.field import GridField, GridFieldConfig
 from db3d_nerfstudio.results import texture
 
 
-class Rainbow(Field):
+class Rainbow(GridField):
     """Dense everywhere; red, green and blue grow along x, y and z."""
 
     def _raw(self, positions):
@@ -46,7 +46,7 @@ def test_texels_are_points_of_the_surface(box):
 
 
 def test_texture_shows_the_field_s_colours_where_they_are(box):
-    baked = texture.bake(box, Rainbow(FieldConfig(blob_density=0.0)), 256, depth=1e-3)
+    baked = texture.bake(box, Rainbow(GridFieldConfig(resolutions=(2,), blob_density=0.0)), 256, depth=1e-3)
     points, faces = trimesh.sample.sample_surface(baked, 500, seed=0)
     weights = trimesh.triangles.points_to_barycentric(baked.triangles[faces], points)
     uv = (baked.visual.uv[baked.faces[faces]] * weights[..., None]).sum(1)
@@ -56,7 +56,7 @@ def test_texture_shows_the_field_s_colours_where_they_are(box):
 
 def test_baked_normals_are_those_of_the_uncut_mesh():
     ball = trimesh.creation.icosphere(2)
-    baked = texture.bake(ball, Rainbow(FieldConfig(blob_density=0.0)), 64, depth=1e-3)
+    baked = texture.bake(ball, Rainbow(GridFieldConfig(resolutions=(2,), blob_density=0.0)), 64, depth=1e-3)
     assert len(baked.vertices) > len(ball.vertices)
     assert baked.vertex_normals == pytest.approx(baked.vertices, abs=0.01), "no seam shows in the shading"
 

@@ -7,7 +7,7 @@ import trimesh
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.metrics import shape
-from db3d_nerfstudio.nerf.field import Field, FieldConfig
+from db3d_nerfstudio.nerf.field import GridField, GridFieldConfig
 from db3d_nerfstudio.results.export import build_mesh
 from db3d_nerfstudio.toybox.shapes import Part, normalise, place
 from db3d_nerfstudio.toybox.subjects import Subject, Traits
@@ -25,11 +25,11 @@ def snowman():
     return Subject(Traits("robot", "yellow", "blue", "nose"), tuple(normalise(parts)))
 
 
-class SnowmanField(Field):
+class SnowmanField(GridField):
     """Raw density `-100` times the distance to the nearest ball, coloured like that ball."""
 
     def __init__(self, subject):
-        super().__init__(FieldConfig(blob_density=0.0))
+        super().__init__(GridFieldConfig(resolutions=(2,), blob_density=0.0))
         meshes = [part.mesh for part in subject.parts]
         self.centres = torch.tensor(np.stack([mesh.bounds.mean(0) for mesh in meshes]), dtype=torch.float32)
         self.radii = torch.tensor([mesh.extents[0] / 2 for mesh in meshes], dtype=torch.float32)
