@@ -29,7 +29,7 @@ phases.initial.steps, phases.final.steps = 2500, 1500  # Later stages keep what 
 phases.learning_rate_left = 0.1  # Smoother surfaces.
 phases.fresh_final = False  # From scratch, pseudo views that contradict each other blur the NeRF or swap its sides.
 phases.partial_steps = 400  # After the paper's 150, this small guide draws the duck without a beak.
-phases.pseudo_views.sample_steps = 25
+phases.pseudo_views.steps = 25
 phases.pseudo_views.strength = 0.6  # Above, the guide turns renders to the sides of the photos.
 phases.pseudo_views.guidance_scale = 2.0  # From 4 on, coloured specks around the subject.
 

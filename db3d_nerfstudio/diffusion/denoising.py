@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.sds import add_noise, standard_noise
+from db3d_nerfstudio.diffusion.guidance import add_noise, standard_noise
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
 

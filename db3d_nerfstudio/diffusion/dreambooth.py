@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import interpolate
 
-from db3d_nerfstudio.diffusion.sds import add_noise, standard_noise
+from db3d_nerfstudio.diffusion.guidance import add_noise, standard_noise
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType
 

@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior
-from db3d_nerfstudio.diffusion.sampling import sample
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.words import direction_names
 
@@ -76,19 +77,12 @@ def _sample_into(
     progress: Callable[[int], None] | None,
 ) -> None:
     generator = torch.Generator().manual_seed(config.class_seed)
+    sampling = SamplingConfig(config.class_sample_steps, config.class_guidance_scale)
     made = 0
     while made < len(prompts):
         with torch.no_grad():
-            text = guide.embed([*prompts[made : made + batch_size], ""])
-        images = sample(
-            guide,
-            text[:-1],
-            text[-1:].expand_as(text[:-1]),
-            steps=config.class_sample_steps,
-            guidance_scale=config.class_guidance_scale,
-            generator=generator,
-        )
-        for image in images:
+            conditioning = Conditioning.of(guide, prompts[made : made + batch_size])
+        for image in sample(guide, conditioning, sampling, generator):
             to_pil_image(image.cpu()).save(folder / f"{made:04d}.png")
             made += 1
         if progress is not None:

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views, wrap_degrees
-from db3d_nerfstudio.diffusion.sds import Away
+from db3d_nerfstudio.diffusion.guidance import Conditioning, PerpNeg
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.words import direction_names, direction_weights, seen_from, view_weights
 
 
-def away_weights(views: Views) -> Float[Tensor, "b 2"]:
-    """How strongly a camera is to keep away from the prompts of front and side, the weights of threestudio's Perp-Neg.
+def perp_neg_weights(views: Views) -> Float[Tensor, "b 2"]:
+    """How strongly guidance avoids the prompts of front and side at each camera, the weights of threestudio's Perp-Neg.
 
     A camera in front keeps away from the side, one at the side from the front, one behind from the front most of all;
     and the higher they stand the less, as interpolated prompts turn into the overhead prompt.
@@ -30,9 +30,22 @@ class PromptBank:
     """The embeddings of a prompt from every side, computed once; to be rebuilt whenever the guide's weights change."""
 
     @torch.no_grad()
-    def __init__(self, guide: DiffusionGuide, prompt: str, negative_prompt: str = "") -> None:
-        """Args: `negative_prompt` takes the place of the empty prompt as what guidance leads away from."""
-        self._guide = guide
+    def __init__(
+        self,
+        guide: DiffusionGuide,
+        prompt: str,
+        negative_prompt: str = "",
+        interpolate: bool = False,
+        perp_neg: float = 0.0,
+    ) -> None:
+        """Embed the prompts.
+
+        Args:
+            negative_prompt: Takes the place of the empty prompt as what guidance leads away from.
+            interpolate: Blend the prompts of neighbouring views, instead of taking the nearest view's.
+            perp_neg: How strongly guidance avoids the front and side that a camera does not see; 0 turns it off.
+        """
+        self._guide, self._interpolate, self._perp_neg = guide, interpolate, perp_neg
         directions = [seen_from(prompt, name) for name in direction_names(guide.tells_sides)]
         sides = [seen_from(prompt, name) for name in ("front", "side")]
         unique = list(dict.fromkeys([*directions, *sides, negative_prompt]))
@@ -41,19 +54,17 @@ class PromptBank:
         self._front_and_side = torch.stack([embeddings[text] for text in sides])
         self._uncond = embeddings[negative_prompt][None]
 
-    def text(self, views: Views, interpolate: bool = False) -> Float[Tensor, "b n d"]:
-        """The embedding that goes with each camera."""
-        weights = direction_weights(views, interpolate, self._guide.tells_sides).to(self._directions.device)
-        return self._guide.add_cameras(torch.einsum("bv,vnd->bnd", weights, self._directions), views)
+    def __call__(self, views: Views) -> Conditioning:
+        """The prompts of the views that b cameras see."""
+        weights = direction_weights(views, self._interpolate, self._guide.tells_sides).to(self._directions.device)
+        text = torch.einsum("bv,vnd->bnd", weights, self._directions)
+        uncond = self._uncond.expand(len(views.azimuth), -1, -1)
+        add_cameras = self._guide.add_cameras
+        return Conditioning(add_cameras(text, views), add_cameras(uncond, views), self._away(views))
 
-    def away(self, views: Views, strength: float) -> Away | None:
-        """The views that guidance shall keep away from for each camera (`away_weights`); None at strength 0."""
-        if strength == 0:
+    def _away(self, views: Views) -> PerpNeg | None:
+        if self._perp_neg == 0:
             return None
         front_and_side = self._front_and_side.expand(len(views.azimuth), -1, -1, -1)
         text = [self._guide.add_cameras(view, views) for view in front_and_side.unbind(1)]
-        return Away(torch.stack(text, 1), strength * away_weights(views).to(self._directions.device))
-
-    def uncond(self, views: Views) -> Float[Tensor, "b n d"]:
-        """The embedding of the negative prompt, once for each camera."""
-        return self._guide.add_cameras(self._uncond.expand(len(views.azimuth), -1, -1), views)
+        return PerpNeg(torch.stack(text, 1), self._perp_neg * perp_neg_weights(views).to(self._directions.device))

@@ -6,76 +6,87 @@ arXiv 2010.02502).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
-from db3d_nerfstudio.diffusion.sds import add_noise, guided_noise, standard_noise
+from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
+
+@dataclass
+class SamplingConfig:
+    """How an image is drawn."""
+
+    steps: int = 25
+    """Steps of the sampler, from pure noise to a clean image."""
+    guidance_scale: float = 5.0
+    """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
+
+
+@dataclass
+class TranslationConfig(SamplingConfig):
+    """How an image is redrawn."""
+
+    strength: float = 0.5
+    """How far the image is noised, as a fraction of the schedule; that share of `steps` is taken to denoise it."""
 
 
 @torch.no_grad()
 def sample(
     guide: DiffusionGuide,
-    text: Float[Tensor, "b n d"],
-    uncond: Float[Tensor, "b n d"],
-    *,
-    steps: int = 25,
-    guidance_scale: float = 5.0,
+    conditioning: Conditioning,
+    config: SamplingConfig,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """New images of the prompts."""
     size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
-    z = standard_noise((len(text), *size), guide.device, generator)
-    scheduler = guide.sampler(steps)
-    return guide.decode(denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale, generator))
+    z = standard_noise((len(conditioning), *size), guide.device, generator)
+    sampler = Sampler(guide, config, generator)
+    return guide.decode(sampler.denoise(z, sampler.timesteps, conditioning))
 
 
 @torch.no_grad()
 def translate(
     guide: DiffusionGuide,
     rgb: Float[Tensor, "b 3 h w"],
-    text: Float[Tensor, "b n d"],
-    uncond: Float[Tensor, "b n d"],
-    *,
-    strength: float,
-    steps: int = 25,
-    guidance_scale: float = 5.0,
+    conditioning: Conditioning,
+    config: TranslationConfig,
     generator: torch.Generator | None = None,
     mask: Float[Tensor, "b 1 h w"] | None = None,
 ) -> Float[Tensor, "b 3 h2 w2"]:
     """Images redrawn by the guide: noised up to `strength`, DreamBooth3D's t_pseudo as a fraction, then denoised.
 
-    As in diffusers, `steps` covers the whole schedule and `strength` of them are taken. Strength 0 returns what the
-    codec makes of the image, strength 1 forgets the image, all but what the mask keeps.
+    As in diffusers, `steps` covers the whole schedule and `strength` of them are taken. Strength 0 returns the image
+    as the codec reproduces it, strength 1 forgets the image but for the part that the mask keeps.
 
     Args:
-        mask: 1 where the guide may draw, at least in part of what a pixel of z covers. Elsewhere every step begins
-            from the image, noised as far (SDEdit with a mask).
+        mask: 1 where the guide may draw, at least in part of the area that a pixel of z covers. Elsewhere every step
+            begins from the image, noised as far (SDEdit with a mask).
     """
-    if not 0 <= strength <= 1:
-        raise UserError(f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {strength}.")
+    if not 0 <= config.strength <= 1:
+        raise UserError(
+            f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {config.strength}."
+        )
     z = guide.encode(rgb)
-    taken = round(strength * steps)
+    taken = round(config.strength * config.steps)
     if taken == 0:
         return guide.decode(z)
-    scheduler = guide.sampler(steps)
-    timesteps = scheduler.timesteps[-taken:]
+    sampler = Sampler(guide, config, generator)
+    timesteps = sampler.timesteps[-taken:]
     eps = standard_noise(z.shape, guide.device, generator)
     kept = None if mask is None else Kept(z, eps, adaptive_max_pool2d(mask.to(z), z.shape[-2:]))
-    z = eps if strength == 1 else add_noise(guide, z, timesteps[0].expand(len(z)), eps)
-    return guide.decode(denoise(guide, scheduler, timesteps, z, text, uncond, guidance_scale, generator, kept))
+    z = eps if config.strength == 1 else add_noise(guide, z, timesteps[0].expand(len(z)), eps)
+    return guide.decode(sampler.denoise(z, timesteps, conditioning, kept))
 
 
 class Kept(NamedTuple):
-    """An image that comes back where the guide may not draw."""
+    """Images that come back where the guide may not draw."""
 
     z: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c h w"]
@@ -87,25 +98,33 @@ class Kept(NamedTuple):
         return torch.where(self.mask > 0, z, own)
 
 
-def denoise(
-    guide: DiffusionGuide,
-    scheduler: SchedulerMixin,
-    timesteps: Tensor,
-    z: Float[Tensor, "b c h w"],
-    text: Float[Tensor, "b n d"],
-    uncond: Float[Tensor, "b n d"],
-    guidance_scale: float,
-    generator: torch.Generator | None,
-    kept: Kept | None = None,
-) -> Float[Tensor, "b c h w"]:
-    """Guided steps of a sampler from the noisy z at the first of `timesteps` to a clean one."""
-    from diffusers import DDIMScheduler
+class Sampler:
+    """The guided steps of a guide's scheduler."""
 
-    # Where the estimate of the clean z was clipped, the noise must be what is left, or both drift apart. (Ancestral
-    # samplers go by the clean z alone.)
-    options = {"use_clipped_model_output": True} if isinstance(scheduler, DDIMScheduler) else {}
-    for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-        eps = guided_noise(guide, z, t.expand(len(z)), text, uncond, guidance_scale)
-        z = scheduler.step(eps, t, z, generator=generator, **options).prev_sample
-        z = z if kept is None else kept.put_into(guide, z, following)
-    return z
+    def __init__(self, guide: DiffusionGuide, config: SamplingConfig, generator: torch.Generator | None) -> None:
+        self._guide, self._config, self._generator = guide, config, generator
+        self._scheduler = guide.sampler(config.steps)
+
+    @property
+    def timesteps(self) -> Int[Tensor, " steps"]:
+        """All timesteps of the schedule, from pure noise on."""
+        return self._scheduler.timesteps
+
+    def denoise(
+        self,
+        z: Float[Tensor, "b c h w"],
+        timesteps: Int[Tensor, " taken"],
+        conditioning: Conditioning,
+        kept: Kept | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        """From the noisy z at the first of the last `timesteps` to a clean one."""
+        from diffusers import DDIMScheduler
+
+        # Where the estimate of the clean z was clipped, the noise must be the remainder, or both drift apart.
+        # (Ancestral samplers use the clean z alone.)
+        options = {"use_clipped_model_output": True} if isinstance(self._scheduler, DDIMScheduler) else {}
+        for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
+            eps = guided_noise(self._guide, z, t.expand(len(z)), conditioning, self._config.guidance_scale)
+            z = self._scheduler.step(eps, t, z, generator=self._generator, **options).prev_sample
+            z = z if kept is None else kept.put_into(self._guide, z, following)
+        return z

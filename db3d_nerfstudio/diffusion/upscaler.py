@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, dreambooth_loss
-from db3d_nerfstudio.diffusion.sampling import denoise
-from db3d_nerfstudio.diffusion.sds import standard_noise
+from db3d_nerfstudio.diffusion.guidance import Conditioning, standard_noise
+from db3d_nerfstudio.diffusion.sampling import Sampler, SamplingConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuide, DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import resize
 
@@ -75,18 +75,15 @@ class SuperResolution(DeepFloydGuide):
 def enlarge(
     guide: SuperResolution,
     small: Float[Tensor, "b 3 hs ws"],
-    text: Float[Tensor, "b n d"],
-    uncond: Float[Tensor, "b n d"],
-    *,
-    steps: int = 50,
-    guidance_scale: float = 4.0,
+    conditioning: Conditioning,
+    config: SamplingConfig,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """The small images at the guide's resolution."""
     z = standard_noise((len(small), 3, guide.resolution, guide.resolution), guide.device, generator)
     guide.show(small, generator)
-    scheduler = guide.sampler(steps)
-    return guide.decode(denoise(guide, scheduler, scheduler.timesteps, z, text, uncond, guidance_scale, generator))
+    sampler = Sampler(guide, config, generator)
+    return guide.decode(sampler.denoise(z, sampler.timesteps, conditioning))
 
 
 def tune_on_pairs(

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.evaluation.metrics.pixels import Distance
 from db3d_nerfstudio.words import VIEW_NAMES, view_prompts
 
@@ -49,21 +51,16 @@ def diversity(images: Float[Tensor, "n 3 h w"], distance: Distance) -> float:
 def sample_prompts(
     guide: DiffusionGuide,
     prompts: list[str],
+    config: SamplingConfig,
     *,
     seed: int,
-    steps: int = 25,
-    guidance_scale: float = 4.0,
     chunk: int = 8,
 ) -> Float[Tensor, "n 3 h w"]:
     """One sample for each prompt; prompt and noise of each depend on its place in the list alone."""
-    from db3d_nerfstudio.diffusion.sampling import sample
-
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, len(prompts), chunk):
-        text = guide.embed(prompts[start : start + chunk])
-        uncond = guide.embed([""]).expand_as(text)
-        parts.append(sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator))
+        parts.append(sample(guide, Conditioning.of(guide, prompts[start : start + chunk]), config, generator))
     return torch.cat(parts).cpu()
 
 

@@ -20,7 +20,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
-from db3d_nerfstudio.diffusion.sds import DistillationConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
+from db3d_nerfstudio.diffusion.sds import SDSConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
 from db3d_nerfstudio.nerf.field import GridFieldConfig
@@ -34,7 +34,7 @@ MAX_EMPTY_RENDERS = 20
 
 
 @dataclasses.dataclass
-class DreamBooth3DModelConfig(DistillationConfig, ModelConfig):
+class DreamBooth3DModelConfig(SDSConfig, ModelConfig):
     """The NeRF, its losses and its guide."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DModel)
@@ -112,7 +112,10 @@ class DreamBooth3DModel(Model):
 
     def load_prompts(self) -> None:
         """Embeds the prompt with the guide's present weights; to be called whenever they change."""
-        self.prompts = PromptBank(self.guide, self.prompt, self.config.negative_prompt)
+        config = self.config
+        self.prompts = PromptBank(
+            self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
+        )
 
     def set_guidance(self, prompt: str, guidance_scale: float) -> None:
         """Says what guidance leads to from now on; another prompt is embedded before the next guided view."""
@@ -279,13 +282,9 @@ class DreamBooth3DModel(Model):
             return sds_loss_of_z(
                 guide,
                 self.field.colors.encode(guide, image),
-                self.prompts.text(views, config.interpolate_prompts),
-                self.prompts.uncond(views),
-                t=sample_timesteps(len(image), t_range, len(guide.alphas_cumprod), device=guide.device),
-                guidance_scale=self.guidance_scale,
-                weighting=config.sds_weighting,
-                rescale=config.guidance_rescale,
-                away=self.prompts.away(views, config.perp_neg),
+                self.prompts(views),
+                sample_timesteps(len(image), t_range, len(guide.alphas_cumprod), device=guide.device),
+                dataclasses.replace(config, guidance_scale=self.guidance_scale),
             ).to(image.device)
 
     # Evaluation.

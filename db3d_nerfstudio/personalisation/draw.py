@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.sampling import sample
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice, guide_of
@@ -58,9 +59,8 @@ def main(config: SampleConfig) -> None:
         images = draw(
             guide,
             [config.prompt] * config.num,
+            SamplingConfig(config.steps, config.guidance_scale),
             negative_prompt=config.negative_prompt,
-            steps=config.steps,
-            guidance_scale=config.guidance_scale,
             seed=config.seed,
             progress=update,
         )
@@ -76,9 +76,8 @@ def main(config: SampleConfig) -> None:
 def draw(
     guide: DiffusionGuide,
     prompts: list[str],
+    config: SamplingConfig,
     *,
-    steps: int,
-    guidance_scale: float,
     seed: int,
     negative_prompt: str = "",
     progress: Callable[[int], None] | None = None,
@@ -87,10 +86,8 @@ def draw(
     generator = torch.Generator().manual_seed(seed)
     images: list[Tensor] = []
     for i in range(0, len(prompts), BATCH):
-        part = prompts[i : i + BATCH]
-        text, uncond = guide.embed(part), guide.embed([negative_prompt] * len(part))
-        drawn = sample(guide, text, uncond, steps=steps, guidance_scale=guidance_scale, generator=generator)
-        images += drawn.cpu()
+        conditioning = Conditioning.of(guide, prompts[i : i + BATCH], negative_prompt)
+        images += sample(guide, conditioning, config, generator).cpu()
         if progress is not None:
             progress(len(images))
     return torch.stack(images)

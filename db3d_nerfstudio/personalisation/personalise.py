@@ -21,6 +21,7 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.captions import photo_captions
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.diffusion.prior import class_images
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import decisive
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
@@ -165,8 +166,8 @@ class Personaliser:
             self.guide.load(personalised)
             with self.progress.during(use.title) as update:
                 prompts = [prompt for prompt in use.prompts for _ in range(config.num)]
-                settings = {"steps": config.sample_steps, "guidance_scale": config.guidance_scale, "seed": config.seed}
-                images = draw(self.guide, prompts, progress=update, **settings)
+                sampling = SamplingConfig(config.sample_steps, config.guidance_scale)
+                images = draw(self.guide, prompts, sampling, seed=config.seed, progress=update)
             for i, image in enumerate(images):
                 tensor_to_image(image).save(path / f"{i // config.num:02d}-{i % config.num}.png")
             rows = [("photos", load_photos(self.data, self.guide.resolution)[: config.num])]

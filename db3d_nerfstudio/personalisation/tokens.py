@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.sds import standard_noise
+from db3d_nerfstudio.diffusion.guidance import standard_noise
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet
@@ -137,7 +138,7 @@ def _write_sheet(config: TokensConfig, guide: DiffusersGuide) -> Path:
     progress = RunProgress([Task("tokens", "The sheet", "images", len(prompts) * config.num, config.steps)])
     with shown(progress), progress.during("The sheet") as update:
         repeated = [prompt for prompt in prompts for _ in range(config.num)]
-        images = draw(guide, repeated, steps=config.steps, guidance_scale=5.0, seed=config.seed, progress=update)
+        images = draw(guide, repeated, SamplingConfig(config.steps), seed=config.seed, progress=update)
     config.output.mkdir(parents=True, exist_ok=True)
     sheet = config.output / f"{config.identifier}-{config.class_noun}.png".replace(" ", "_")
     rows = list(zip(prompts, images.split(config.num), strict=True))

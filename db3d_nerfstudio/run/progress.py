@@ -56,7 +56,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
         num_views: Number of pseudo views.
     """
     dreambooth, views = phases.dreambooth, phases.pseudo_views
-    translation_steps = max(1, round(views.strength * views.sample_steps))
+    translation_steps = max(1, round(views.strength * views.steps))
     one, two, three = "1/3 initial", "2/3 pseudo_views", "3/3 final"
     tasks = [
         Task(one, tuning("partial"), "tuning", phases.partial_steps),

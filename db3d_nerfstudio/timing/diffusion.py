@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, dreambooth_loss
-from db3d_nerfstudio.diffusion.sampling import translate
-from db3d_nerfstudio.diffusion.sds import sds_loss
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
+from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 
@@ -85,8 +86,7 @@ def _report(name: str, start: tuple[float, float], device: torch.device) -> None
 def _distil(guide: DiffusionGuide) -> None:
     rgb = torch.rand(1, 3, 64, 64, device=guide.device, requires_grad=True)
     t = torch.tensor([500], device=guide.device)
-    text, uncond = guide.embed(["", ""]).split(1)
-    sds_loss(guide, rgb, text, uncond, t=t, guidance_scale=7.5).backward()
+    sds_loss(guide, rgb, Conditioning.of(guide, [""]), t, SDSConfig(guidance_scale=7.5)).backward()
 
 
 def _tune(guide: DiffusionGuide) -> None:
@@ -100,8 +100,8 @@ def _tune(guide: DiffusionGuide) -> None:
 
 
 def _translate(guide: DiffusionGuide) -> None:
-    text, uncond = guide.embed(["", ""]).split(1)
-    translate(guide, torch.rand(1, 3, 64, 64, device=guide.device), text, uncond, strength=0.5, steps=2)
+    rgb = torch.rand(1, 3, 64, 64, device=guide.device)
+    translate(guide, rgb, Conditioning.of(guide, [""]), TranslationConfig(steps=2, strength=0.5))
 
 
 def _peak(device: torch.device) -> float:

@@ -53,19 +53,18 @@ def main(config: ExamConfig) -> dict[str, float]:
     from rich.progress import track
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.diffusion.sampling import sample
+    from db3d_nerfstudio.diffusion.guidance import Conditioning
+    from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 
     guide, judge = config.guide.setup(device="cpu"), load_judge(config.judge)
     questions = [draw_question(FIRST_EXAM_SEED + index) for index in range(config.num_captions)]
     generator = torch.Generator().manual_seed(0)
+    sampling = SamplingConfig(config.sample_steps, config.guidance_scale)
     right = {name: [] for name in HEADS}
     for start in track(range(0, len(questions), 32), "Exam"):
         asked = questions[start : start + 32]
-        text = guide.embed([question[0] for question in asked])
-        images = sample(
-            guide, text, guide.embed([""]).expand_as(text), steps=config.sample_steps,
-            guidance_scale=config.guidance_scale, generator=generator,
-        )  # fmt: skip
+        conditioning = Conditioning.of(guide, [question[0] for question in asked])
+        images = sample(guide, conditioning, sampling, generator)
         if start == 0 and config.sheet is not None:
             save_image(images, config.sheet, nrow=8, padding=0)
         opinion = judge.look(images)

@@ -224,16 +224,16 @@ def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.diffusion.sampling import sample
+    from db3d_nerfstudio.diffusion.guidance import Conditioning
+    from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
     from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
     from db3d_nerfstudio.words import view_prompts
 
     guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
     prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values()]
     with torch.no_grad():
-        text, uncond = guide.embed(prompts), guide.embed([""]).expand(len(prompts), -1, -1)
-    generator = torch.Generator().manual_seed(seed)
-    images = sample(guide, text, uncond, steps=15, guidance_scale=4.0, generator=generator)
+        conditioning = Conditioning.of(guide, prompts)
+    images = sample(guide, conditioning, SamplingConfig(15, 4.0), torch.Generator().manual_seed(seed))
     save_image(images, path, nrow=4, padding=0)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from db3d_nerfstudio.diffusion.captions import Captions, photo_captions
 from db3d_nerfstudio.diffusion.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.diffusion.prior import class_images
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.images import tensor_to_image
 from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
@@ -136,13 +137,8 @@ class FineTunes:
 
     def _save_samples(self, name: str, path: Path) -> None:
         """Show what the guide draws now, beside its weights."""
-        sheet = sample_sheet(
-            self.guide,
-            self.subject.instance_prompt,
-            steps=self.config.dreambooth.class_sample_steps,
-            guidance_scale=self.config.pseudo_views.guidance_scale,
-            seed=self.seed,
-        )
+        config = SamplingConfig(self.config.dreambooth.class_sample_steps, self.config.pseudo_views.guidance_scale)
+        sheet = sample_sheet(self.guide, self.subject.instance_prompt, config, self.seed)
         tensor_to_image(sheet).save(path / SAMPLES)
         self.trainer.record.picture(f"{tuning(name)}/samples", sheet, self.trainer.step)
 

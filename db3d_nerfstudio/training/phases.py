@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import TranslationConfig
 
 PhaseName = Literal["initial", "final"]
 NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
@@ -33,15 +34,15 @@ class NerfPhaseConfig:
 
 
 @dataclass
-class PseudoViewsConfig:
+class PseudoViewsConfig(TranslationConfig):
     """How renders of the initial NeRF are turned into pseudo photos; their cameras are the data parser's orbit."""
 
     strength: float = 0.5
     """t_pseudo: how far the renders are noised, as a fraction of the schedule (not published by the paper)."""
     guidance_scale: float = 7.5
     """Classifier-free guidance of the translation: uncond + s * (cond - uncond)."""
-    sample_steps: int = 50
-    """Number of DDIM steps of the whole schedule; a translation takes the last `strength` of them."""
+    steps: int = 50
+    """Sampling steps of the whole schedule; a translation takes the last `strength` of them."""
     margin: float | None = None
     """How far from the renders' silhouettes the guide may draw, in widths of the image; what is farther stays the
     background. Unset, it draws everywhere, backgrounds of the photos too, which reconstruction then asks for."""

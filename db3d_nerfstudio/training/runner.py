@@ -136,7 +136,7 @@ class PhaseRunner:
             self.guide.load(full)
             self._tune_details(path / "stage_2")
             bank = PromptBank(self.guide, self._stage_2_prompt, self.model.config.negative_prompt)
-            text, uncond = bank.text(views), bank.uncond(views)
+            conditioning = bank(views)
             generator = torch.Generator().manual_seed(self.seed)
             config = self.config.pseudo_views
             mask = None if config.margin is None else widened(accumulation, config.margin).to(self.guide.device)
@@ -147,15 +147,13 @@ class PhaseRunner:
                     result = translate(
                         self.guide,
                         rgb.to(self.guide.device),
-                        text[part],
-                        uncond[part],
-                        strength=config.strength,
-                        guidance_scale=config.guidance_scale,
-                        steps=config.sample_steps,
-                        generator=generator,
-                        mask=None if mask is None else mask[part],
+                        conditioning[part],
+                        config,
+                        generator,
+                        None if mask is None else mask[part],
                     )
-                    result = self.guide.enlarge(result, text[part], uncond[part], generator)
+                    prompts = conditioning[part]
+                    result = self.guide.enlarge(result, prompts.text, prompts.uncond, generator)
                     made.append(result)
                     sheet = contact_sheet([self.fine_tunes.photos, renders[: part.stop], torch.cat(made)])
                     tensor_to_image(sheet).save(path / "contact_sheet.png")  # The viewer shows it as it grows.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
-from db3d_nerfstudio.diffusion.sampling import sample
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.images import contact_sheet
 
@@ -14,9 +14,7 @@ FILE = "samples.png"
 ROWS = 2
 
 
-def sample_sheet(
-    guide: DiffusionGuide, prompt: str, *, steps: int, guidance_scale: float, seed: int
-) -> Float[Tensor, "3 h w"]:
+def sample_sheet(guide: DiffusionGuide, prompt: str, config: SamplingConfig, seed: int) -> Float[Tensor, "3 h w"]:
     """Samples of the prompt from the front, the side, the back and above; the same noise for the same seed."""
     views = Views(
         elevation=torch.tensor([15.0, 15.0, 15.0, 75.0]),
@@ -24,8 +22,5 @@ def sample_sheet(
         radius=torch.full((4,), 3.0),
         fov=torch.full((4,), 40.0),
     )
-    bank = PromptBank(guide, prompt)
-    text, uncond = bank.text(views), bank.uncond(views)
-    generator = torch.Generator().manual_seed(seed)
-    settings = {"steps": steps, "guidance_scale": guidance_scale, "generator": generator}
-    return contact_sheet([sample(guide, text, uncond, **settings) for _ in range(ROWS)])
+    conditioning, generator = PromptBank(guide, prompt)(views), torch.Generator().manual_seed(seed)
+    return contact_sheet([sample(guide, conditioning, config, generator) for _ in range(ROWS)])

@@ -8,7 +8,8 @@ from tiny import tiny_stable_diffusion_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.sampling import translate
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
@@ -19,9 +20,8 @@ RGB = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def ours(guide: DiffusionGuide, negative: str = "") -> Tensor:
-    text, uncond = guide.embed([PROMPT]), guide.embed([negative])
-    seed = torch.Generator().manual_seed(7)
-    return translate(guide, RGB, text, uncond, strength=STRENGTH, steps=STEPS, guidance_scale=SCALE, generator=seed)
+    config = TranslationConfig(STEPS, SCALE, STRENGTH)
+    return translate(guide, RGB, Conditioning.of(guide, [PROMPT], negative), config, torch.Generator().manual_seed(7))
 
 
 def theirs(pipeline, image: Tensor, **settings) -> Tensor:

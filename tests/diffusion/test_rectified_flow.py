@@ -5,8 +5,9 @@ from jaxtyping import Float, Int
 from tiny import GaussianGuide, GaussianGuideConfig
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.sampling import sample
-from db3d_nerfstudio.diffusion.sds import sds_loss
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 
 
 class FlowGuide(GaussianGuide):
@@ -42,9 +43,9 @@ def test_flow_answers_like_a_denoiser_of_the_same_distribution() -> None:
 
 def test_flow_distils_and_draws() -> None:
     flow = FlowGuide(GaussianGuideConfig(std=0.05, resolution=16))
-    text, uncond = flow.embed(["a dog"]), flow.embed([""])
-    images = sample(flow, text, uncond, steps=30, guidance_scale=1.0, generator=torch.Generator().manual_seed(0))
+    conditioning = Conditioning.of(flow, ["a dog"])
+    images = sample(flow, conditioning, SamplingConfig(30, 1.0), torch.Generator().manual_seed(0))
     torch.testing.assert_close(images.mean(), torch.tensor(0.7), atol=0.02, rtol=0)
     rgb = torch.full((1, 3, 16, 16), 0.2, requires_grad=True)
-    sds_loss(flow, rgb, text, uncond, t=torch.tensor([400]), guidance_scale=1.0).backward()
+    sds_loss(flow, rgb, conditioning, torch.tensor([400]), SDSConfig(guidance_scale=1.0)).backward()
     assert (rgb.grad.mean() < 0).all()  # Brighter, towards 0.7.

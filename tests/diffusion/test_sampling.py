@@ -3,8 +3,10 @@
 import pytest
 import torch
 from tiny import GaussianGuide, GaussianGuideConfig
+from torch import Tensor
 
-from db3d_nerfstudio.diffusion.sampling import sample, translate
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, TranslationConfig, sample, translate
 
 PROMPTS = ["a dog", "a duck"]
 
@@ -13,8 +15,20 @@ def gaussian_guide(std: float = 0.05, scale: float = 1.0) -> GaussianGuide:
     return GaussianGuideConfig(means={"a dog": 0.3, "a duck": 0.6}, std=std, scale=scale, resolution=16).setup()
 
 
-def words(guide: GaussianGuide) -> dict[str, torch.Tensor]:
-    return {"text": guide.embed(PROMPTS), "uncond": guide.embed([""] * len(PROMPTS))}
+def drawn(guide: GaussianGuide, steps: int, guidance_scale: float = 1.0) -> Tensor:
+    return sample(guide, Conditioning.of(guide, PROMPTS), SamplingConfig(steps, guidance_scale), seeded())
+
+
+def redrawn(
+    guide: GaussianGuide,
+    rgb: torch.Tensor,
+    strength: float,
+    steps: int,
+    seed: int = 0,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    conditioning = Conditioning.of(guide, PROMPTS[: len(rgb)])
+    return translate(guide, rgb, conditioning, TranslationConfig(steps, 1.0, strength), seeded(seed), mask)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -23,7 +37,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_samples_follow_the_distribution_of_their_prompt() -> None:
     guide = gaussian_guide(std=0.1)
-    images = sample(guide, **words(guide), steps=500, guidance_scale=1.0, generator=seeded())
+    images = drawn(guide, steps=500)
     assert images.shape == (2, 3, 16, 16)
     torch.testing.assert_close(images.mean(dim=(1, 2, 3)), torch.tensor([0.3, 0.6]), atol=0.01, rtol=0)
     torch.testing.assert_close(images.std(dim=(1, 2, 3)), torch.full((2,), 0.1), atol=0.01, rtol=0)
@@ -31,7 +45,7 @@ def test_samples_follow_the_distribution_of_their_prompt() -> None:
 
 def test_guidance_moves_away_from_the_empty_prompt() -> None:
     guide = gaussian_guide()
-    images = sample(guide, **words(guide), steps=20, guidance_scale=1.5, generator=seeded())
+    images = drawn(guide, steps=20, guidance_scale=1.5)
     torch.testing.assert_close(images.mean(dim=(1, 2, 3)), torch.tensor([0.45, 0.9]), atol=0.02, rtol=0)
 
 
@@ -39,29 +53,21 @@ def test_guidance_moves_away_from_the_empty_prompt() -> None:
 def test_no_strength_returns_the_image(strength: float) -> None:
     guide = gaussian_guide(scale=3.0)
     rgb = torch.rand(2, 3, 16, 16, generator=seeded())
-    same = translate(guide, rgb, **words(guide), strength=strength, guidance_scale=1.0, steps=20, generator=seeded())
+    same = redrawn(guide, rgb, strength, steps=20)
     torch.testing.assert_close(same, rgb)
 
 
 def test_full_strength_forgets_the_image() -> None:
     guide = gaussian_guide()
-    settings = {**words(guide), "guidance_scale": 1.0, "steps": 10}
-    black, white = (
-        translate(guide, torch.full((2, 3, 16, 16), value), strength=1.0, generator=seeded(), **settings)
-        for value in (0.0, 1.0)
-    )
+    black, white = (redrawn(guide, torch.full((2, 3, 16, 16), value), 1.0, steps=10) for value in (0.0, 1.0))
     assert torch.equal(black, white)
-    assert torch.equal(black, sample(guide, generator=seeded(), **settings))
+    assert torch.equal(black, drawn(guide, steps=10))
 
 
 def test_strength_trades_the_image_for_the_prompt() -> None:
     guide = gaussian_guide()
     rgb = torch.full((2, 3, 16, 16), 0.9)
-    settings = {**words(guide), "guidance_scale": 1.0, "steps": 20}
-    means = [
-        translate(guide, rgb, strength=strength, generator=seeded(), **settings)[0].mean().item()
-        for strength in (0.0, 0.05, 0.1, 0.2, 0.9)
-    ]
+    means = [redrawn(guide, rgb, strength, steps=20)[0].mean().item() for strength in (0.0, 0.05, 0.1, 0.2, 0.9)]
     assert means == sorted(means, reverse=True)
     assert means[0] == pytest.approx(0.9) and means[-1] == pytest.approx(0.3, abs=0.02)
 
@@ -72,17 +78,14 @@ def test_strength_is_the_noise_level_denoising_starts_from(strength: float, firs
     seen = []
     predict = guide.predict_noise
     guide.predict_noise = lambda z_t, t, text: seen.append(t[0].item()) or predict(z_t, t, text)
-    translate(guide, torch.rand(2, 3, 16, 16), **words(guide), strength=strength, guidance_scale=1.0, steps=100)
+    redrawn(guide, torch.rand(2, 3, 16, 16), strength, steps=100)
     assert seen[0] == first and seen[-1] == 9 and len(seen) == 100 * strength
 
 
 def test_seed_decides() -> None:
     guide = gaussian_guide()
     rgb = torch.rand(2, 3, 16, 16, generator=seeded())
-    first, again, other = (
-        translate(guide, rgb, **words(guide), strength=0.5, guidance_scale=1.0, steps=4, generator=seeded(seed))
-        for seed in (1, 1, 2)
-    )
+    first, again, other = (redrawn(guide, rgb, 0.5, steps=4, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -90,11 +93,10 @@ def test_seed_decides() -> None:
 def test_bounded_codecs_have_their_estimates_clipped() -> None:
     """Wild guidance without the clip ends at mean * scale, far outside of what a bounded z can be."""
     guide = gaussian_guide()
-    settings = {**words(guide), "guidance_scale": 30.0, "steps": 10}
     guide.decode = lambda z: z
-    assert sample(guide, generator=seeded(), **settings).max() > 5
+    assert drawn(guide, steps=10, guidance_scale=30.0).max() > 5
     guide.z_bound = 0.5
-    assert sample(guide, generator=seeded(), **settings).abs().max() <= 0.5
+    assert drawn(guide, steps=10, guidance_scale=30.0).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
@@ -102,11 +104,10 @@ def test_the_guide_draws_where_it_may_and_nowhere_else(strength: float) -> None:
     """The analytic guide treats every pixel by itself: what is kept elsewhere does not change what is drawn."""
     guide = gaussian_guide()
     rgb = torch.rand(2, 3, 16, 16, generator=seeded())
-    settings = {**words(guide), "strength": strength, "guidance_scale": 1.0, "steps": 10}
     left = torch.zeros(2, 1, 16, 16)
     left[..., :8] = 1
-    free = translate(guide, rgb, **settings, generator=seeded())
-    kept = translate(guide, rgb, **settings, generator=seeded(), mask=left)
+    free = redrawn(guide, rgb, strength, steps=10)
+    kept = redrawn(guide, rgb, strength, steps=10, mask=left)
     torch.testing.assert_close(kept[..., :8], free[..., :8])
     torch.testing.assert_close(kept[..., 8:], rgb[..., 8:])
     assert not torch.allclose(free[..., 8:], rgb[..., 8:], atol=0.1)
@@ -117,9 +118,7 @@ def test_what_is_kept_is_as_noisy_as_what_is_drawn() -> None:
     rgb, seen = torch.full((1, 3, 16, 16), 0.8), []
     predict = guide.predict_noise
     guide.predict_noise = lambda z_t, t, text: seen.append((z_t, t[0])) or predict(z_t, t, text)
-    text = {name: rows[:1] for name, rows in words(guide).items()}
-    mask = torch.zeros(1, 1, 16, 16)
-    translate(guide, rgb, **text, strength=0.8, guidance_scale=1.0, steps=10, generator=seeded(), mask=mask)
+    redrawn(guide, rgb, 0.8, steps=10, mask=torch.zeros(1, 1, 16, 16))
     for z_t, t in seen:
         abar = guide.alphas_cumprod[t]
         noise = (z_t - abar.sqrt() * guide.encode(rgb)) / (1 - abar).sqrt()
@@ -131,8 +130,7 @@ def test_a_pixel_of_z_is_drawn_if_any_of_the_pixels_that_it_covers_may_be() -> N
     mask = torch.zeros(2, 1, 32, 32)
     mask[..., 5, 7] = 1
     rgb = torch.full((2, 3, 32, 32), 0.9)
-    settings = {**words(guide), "strength": 0.9, "guidance_scale": 1.0, "steps": 10}
-    changed = (translate(guide, rgb, **settings, generator=seeded(), mask=mask) - 0.9).abs().amax(1) > 1e-4
+    changed = (redrawn(guide, rgb, 0.9, steps=10, mask=mask) - 0.9).abs().amax(1) > 1e-4
     assert changed[0].nonzero().tolist() == [[2, 3]]
 
 
@@ -140,4 +138,4 @@ def test_a_pixel_of_z_is_drawn_if_any_of_the_pixels_that_it_covers_may_be() -> N
 def test_strength_outside_of_the_schedule_is_an_error(strength: float) -> None:
     guide = gaussian_guide()
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
-        translate(guide, torch.rand(2, 3, 16, 16), **words(guide), strength=strength, guidance_scale=1.0, steps=2)
+        redrawn(guide, torch.rand(2, 3, 16, 16), strength, steps=2)

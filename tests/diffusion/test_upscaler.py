@@ -8,6 +8,8 @@ from tiny_pipelines import tiny_if_folder
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.diffusion.upscaler import SuperResolution, SuperResolutionConfig, enlarge, tune_on_pairs
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuide, DeepFloydGuideConfig
 
@@ -22,8 +24,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def enlarged(guide: SuperResolution, small: Tensor) -> Tensor:
-    text, uncond = (guide.embed([prompt] * len(small)) for prompt in ("a dog", ""))
-    return enlarge(guide, small, text, uncond, steps=4, guidance_scale=4.0, generator=seeded())
+    return enlarge(guide, small, Conditioning.of(guide, ["a dog"] * len(small)), SamplingConfig(4, 4.0), seeded())
 
 
 @pytest.mark.parametrize("noise_level", [0, 250])

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from db3d_nerfstudio.diffusion import sds as distill
+from db3d_nerfstudio.diffusion import sds
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, dreambooth_loss
-from db3d_nerfstudio.diffusion.sds import add_noise, guided_noise, sds_loss
+from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise
+from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.unet import deepfloyd, sdxl
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
@@ -84,7 +85,7 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
         patch.setattr(DiffusersGuide, "_read_text_encoders", lambda self: {})
         patch.setattr(sdxl, "read_config", lambda *args: {"force_zeros_for_empty_prompt": True})
         patch.setattr(deepfloyd, "read_config", lambda *args: {})
-        patch.setattr(distill, "_check_finite", lambda *args: None)  # A question that fake values cannot answer.
+        patch.setattr(sds, "_check_finite", lambda *args: None)  # A question that fake values cannot answer.
         guide = CONFIGS[family](dtype="bfloat16", device="meta", **settings).setup()
         patch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -117,8 +118,8 @@ def timesteps(num: int = 1) -> Tensor:
 def guidance(family: str, guide: DiffusersGuide) -> Tensor:
     """All of score distillation's forward pass."""
     with torch.no_grad():
-        z, t, text, uncond = guide.encode(render()), timesteps(), text_of(family), text_of(family)
-        return guided_noise(guide, add_noise(guide, z, t, torch.empty_like(z)), t, text, uncond, 7.5, rescale=0.5)
+        z, t, conditioning = guide.encode(render()), timesteps(), Conditioning(text_of(family), text_of(family))
+        return guided_noise(guide, add_noise(guide, z, t, torch.empty_like(z)), t, conditioning, 7.5, rescale=0.5)
 
 
 @pytest.mark.parametrize("family", UNETS)
@@ -172,7 +173,7 @@ def test_gradient_of_distillation_returns_to_the_render(family: str, home: str) 
     """Even where the NeRF lives on another device than the guide."""
     with fake_guide(family, tuning="lora") as guide:
         rgb = render(home)
-        loss = sds_loss(guide, rgb, text_of(family), text_of(family), t=timesteps(), guidance_scale=7.5)
+        loss = sds_loss(guide, rgb, Conditioning(text_of(family), text_of(family)), timesteps(), SDSConfig())
         loss.backward()
         assert loss.device.type == rgb.grad.device.type == home and rgb.grad.shape == rgb.shape
 

@@ -12,6 +12,7 @@ from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
 from db3d_nerfstudio import cli
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.images import labelled_sheet
@@ -132,8 +133,10 @@ def test_sample_takes_the_guide_from_the_personalised_folder(config: Personalise
 )
 def test_every_setting_changes_the_images(config: PersonaliseConfig, change: dict) -> None:
     guide = config.guide.setup()
-    plain = {"steps": 1, "guidance_scale": 5.0, "seed": 0}
-    images = [draw.draw(guide, [SUBJECT], **settings) for settings in (plain, plain, {**plain, **change})]
+    sampling = {key: change[key] for key in ("steps", "guidance_scale") if key in change}
+    others = {key: value for key, value in change.items() if key not in sampling}
+    images = [draw.draw(guide, [SUBJECT], SamplingConfig(steps=1), seed=0) for _ in range(2)]
+    images.append(draw.draw(guide, [SUBJECT], SamplingConfig(**{"steps": 1, **sampling}), **{"seed": 0, **others}))
     assert torch.equal(images[0], images[1]) and not torch.equal(images[0], images[2])
 
 

@@ -12,7 +12,7 @@ from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, Pseud
 PHASES = PhasesConfig(
     initial=NerfPhaseConfig(steps=100),
     final=NerfPhaseConfig(steps=50),
-    pseudo_views=PseudoViewsConfig(strength=0.5, sample_steps=20),
+    pseudo_views=PseudoViewsConfig(strength=0.5, steps=20),
     partial_steps=10,
     full_steps=40,
     multiview_steps=10,

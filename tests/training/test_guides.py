@@ -39,7 +39,7 @@ def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
     phases.initial.steps, phases.final.steps = 4, 6
     phases.partial_steps, phases.full_steps, phases.multiview_steps = 2, 3, 1
     phases.dreambooth.num_class_images, phases.dreambooth.class_sample_steps = 2, 2
-    phases.pseudo_views.sample_steps = 4
+    phases.pseudo_views.steps = 4
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 1000
     return config
 

@@ -34,7 +34,7 @@ def config(photos, tmp_path):
     phases = PhasesConfig(
         initial=NerfPhaseConfig(steps=START),
         final=NerfPhaseConfig(steps=4),
-        pseudo_views=PseudoViewsConfig(guidance_scale=2.0, sample_steps=4, chunk=2),
+        pseudo_views=PseudoViewsConfig(guidance_scale=2.0, steps=4, chunk=2),
         dreambooth=DreamBoothConfig(num_class_images=2, class_sample_steps=2),
         partial_steps=2,
         full_steps=8,
@@ -167,9 +167,7 @@ def test_pseudo_views_made_late_still_show_the_initial_nerf(config):
     assert bool((late.model.field.grids[0] == 5).all()), "and the model is given back what it had"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("strength", 1.0), ("guidance_scale", 1.0), ("sample_steps", 2), ("margin", 0.1)]
-)
+@pytest.mark.parametrize(("name", "value"), [("strength", 1.0), ("guidance_scale", 1.0), ("steps", 2), ("margin", 0.1)])
 def test_every_setting_of_the_translation_changes_the_pseudo_views(config, name, value):
     views = []
     for config.timestamp in ("run", "other"):

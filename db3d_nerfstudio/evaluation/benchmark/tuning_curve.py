@@ -23,6 +23,7 @@ from db3d_nerfstudio.cameras import Views, wrap_degrees
 from db3d_nerfstudio.diffusion.captions import photo_captions
 from db3d_nerfstudio.diffusion.denoising import denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune, needs_prior
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
 from db3d_nerfstudio.evaluation.metrics.bootstrap import bootstrap
 from db3d_nerfstudio.evaluation.metrics.similarity import mean_pairwise
@@ -215,7 +216,7 @@ def look_at(
 
     def sample(prompts: list[str]) -> torch.Tensor:
         return sample_prompts(
-            guide, prompts, seed=config.seed, steps=config.sample_steps, guidance_scale=config.guidance_scale
+            guide, prompts, SamplingConfig(config.sample_steps, config.guidance_scale), seed=config.seed
         )
 
     samples = sample(prompts_of_all_views(subject.instance_prompt, config.per_view))

@@ -138,11 +138,13 @@ class DeepFloydGuide(DiffusersGuide):
         uncond: Float[Tensor, "b n d"],
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "b 3 h2 w2"]:
+        from db3d_nerfstudio.diffusion.guidance import Conditioning
+        from db3d_nerfstudio.diffusion.sampling import SamplingConfig
         from db3d_nerfstudio.diffusion.upscaler import enlarge
 
         if self.config.stage_2 is None:
             return rgb
-        return enlarge(self._super_resolution, rgb, text, uncond, generator=generator)
+        return enlarge(self._super_resolution, rgb, Conditioning(text, uncond), SamplingConfig(50, 4.0), generator)
 
     def fingerprint(self) -> str:
         stage = (self.config.stage_2, self.config.stage_2_steps, self.config.stage_2_noise_level)

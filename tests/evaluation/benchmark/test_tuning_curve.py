@@ -61,7 +61,7 @@ def test_a_guide_that_draws_the_photos_has_their_likeness_and_no_sides(config, m
     folder, _ = examples.default_subject()
     photo = load_photos(folder, 64)[2:3]
     monkeypatch.setattr(
-        module, "sample_prompts", lambda guide, prompts, **kwargs: photo.expand(len(prompts), -1, -1, -1)
+        module, "sample_prompts", lambda guide, prompts, config, seed: photo.expand(len(prompts), -1, -1, -1)
     )
     subject = Subject("a photo of a sks duck", "sks", "duck")
     _, point = look_at(None, load_judge(), subject, photo, (0.9, 1.1), 7, config)
