@@ -1,1 +1,1 @@
-"""How long things take, and in what memory."""
+"""Time and memory of training steps and fine-tuning."""

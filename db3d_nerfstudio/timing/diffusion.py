@@ -1,4 +1,4 @@
-"""What a guide of Stable Diffusion 1.5's size costs: `python -m db3d_nerfstudio.timing.step --stable-diffusion`.
+"""Time and memory of Stable Diffusion 1.5 as a guide: `python -m db3d_nerfstudio.timing.step --stable-diffusion`.
 
 Weights are random, so that nothing is downloaded; time and memory do not depend on their values.
 """

@@ -1,9 +1,9 @@
-"""How fast DreamBooth fine-tunes: `python -m db3d_nerfstudio.timing.dreambooth [--steps 20] [--tuning lora] ...`.
+"""The speed of DreamBooth: `python -m db3d_nerfstudio.timing.dreambooth --steps 20 --tuning lora`.
 
 Times an iteration of `dreambooth.finetune` and one of the loop of diffusers' training script
 (examples/dreambooth/train_dreambooth.py and its LoRA twin): the same weights, photos, batch and optimizer. The script
-opens the photos, reads the prompts and encodes both anew in every iteration; here all that stays the same is computed
-once. Times are CPU time of the process on a CPU, so that other programs on the machine disturb them little.
+opens the photos, reads the prompts and encodes both anew in every iteration; here, what does not change is computed
+once. On a CPU, times are CPU time of the process, so that other programs on the machine disturb them little.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ WARM_UP = 3
 
 @dataclass
 class BenchmarkConfig:
-    """Times DreamBooth's iteration and that of diffusers' training script on the embedded model."""
+    """Time an iteration of DreamBooth, and one of diffusers' training script, on the embedded model."""
 
     data: Path | None = None
-    """Folder of the subject's photos; unset, the bundled ones of 256 x 256 pixels."""
+    """Folder of the subject's photos; by default the bundled ones, of 256 x 256 pixels."""
     photo_side: int | None = None
-    """Use copies of the photos with this side in pixels, as JPEG: phones take them with 3000 to 4000."""
+    """Use copies of the photos with this side in pixels, as JPEG; phones take photos of 3000 to 4000 pixels."""
     tuning: Literal["full", "lora"] = "full"
-    """What moves: the whole UNet, or an adapter."""
+    """What is trained: the whole UNet, or an adapter."""
     batch_size: int = 2
     """Images of the subject per iteration, and as many of the class."""
     steps: int = 20
-    """Iterations that are timed, after a few that warm up."""
+    """Iterations to time, after a few to warm up."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to run."""
     threads: int = 1
@@ -113,7 +113,7 @@ def _finetune(
 
 
 class Examples(Dataset):
-    """The script's data set: pairs of a photo and a class image, with their prompts as tokens."""
+    """The script's data set: pairs of a photo and a class image, with tokenized prompts."""
 
     def __init__(self, guide: ToyboxGuide, photos: Path, class_folder: Path) -> None:
         self.guide, self.photos, self.others = guide, photo_paths(photos), photo_paths(class_folder)

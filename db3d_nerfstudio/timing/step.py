@@ -1,8 +1,8 @@
-"""Where a training step's time goes: `python -m db3d_nerfstudio.timing.step [--steps 20] [--resolution 64] ...`.
+"""Where a training step's time goes: `python -m db3d_nerfstudio.timing.step --steps 20 --resolution 64`.
 
-Prints the split render / guide / backward / optimizer of our guided step, early and late in a phase, and with
-`--generfacto` that of nerfstudio's generfacto with a guide that does nothing. Times are CPU time of the process on
-a CPU, so that other programs on the machine disturb them little.
+Prints the time of rendering, guide, backward pass and optimizer, early and late in a phase, and with `--generfacto`
+also that of nerfstudio's generfacto with an empty guide. On a CPU, times are CPU time of the process, so that other
+programs on the machine disturb them little.
 """
 
 import time
@@ -29,28 +29,28 @@ BOX = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))
 
 @dataclass
 class Benchmark:
-    """Times the training step of `dreambooth3d-toybox` and of generfacto."""
+    """Time the training step of `dreambooth3d-toybox`, and of generfacto."""
 
     prompt: str = "a photo of a red chair"
-    """What is generated meanwhile."""
+    """Prompt to distil."""
     guide: Path | None = None
-    """Folder of a toybox guide; None takes the one that is shipped."""
+    """Folder of a toybox guide; by default the one in the package."""
     steps: int = 300
-    """Length of the miniature phase that is timed."""
+    """Length of the miniature phase to time."""
     report_every: int = 100
     """Steps per printed line."""
     resolution: int = 64
     """Edge of the random views, pixels."""
     generfacto: bool = False
-    """Also time generfacto's step, some 15 s each on a CPU, with a constant dummy guide."""
+    """Also time generfacto's step with an empty guide: about 15 s each on a CPU."""
     generfacto_steps: int = 2
-    """Steps of generfacto after one that warms up."""
+    """Steps of generfacto, after one to warm up."""
     stable_diffusion: bool = False
     """Time a guide of Stable Diffusion 1.5's size with random weights instead."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to run."""
     threads: int = 0
-    """CPU threads; 0 leaves torch's choice."""
+    """CPU threads; 0 is torch's default."""
 
     def main(self) -> None:
         """Runs and prints."""
@@ -111,7 +111,7 @@ class Benchmark:
 
 
 class _ConstantGuide(torch.nn.Module):
-    """Stands in for generfacto's diffusion model: no text, and the gradient of a sum."""
+    """An empty guide for generfacto: no text, and the gradient of a sum."""
 
     def __init__(self, clock: "_Clock", device: torch.device) -> None:
         super().__init__()

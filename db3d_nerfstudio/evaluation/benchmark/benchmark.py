@@ -1,13 +1,13 @@
 """`db3d benchmark`: subjects x prompts x methods x seeds, each cell trained and measured, here or on a cluster.
 
     OUTPUT/cells/SUBJECT/PROMPT/METHOD/seed-N     see `cell.py`
-    OUTPUT/pools/SUBJECT.txt                      the prompts among which R-precision looked
+    OUTPUT/pools/SUBJECT.txt                      the prompts that R-precision retrieves from
     OUTPUT/results.jsonl                          a line for every finished cell
     OUTPUT/table.md                               means and intervals
     OUTPUT/views.png                              every subject from three sides: the truth, and what each method made
-    OUTPUT/report.html                            both, and everything else there is to look at
+    OUTPUT/report.html                            both, with photos, losses and turntables
 
-Ray (https://www.ray.io) hands the cells out; what is finished stays finished, and what was killed goes on.
+Ray (https://www.ray.io) schedules the cells. Finished cells are kept, and interrupted ones continue.
 """
 
 from __future__ import annotations
@@ -34,46 +34,46 @@ Record = dict[str, Any]
 
 @dataclass
 class BenchmarkConfig:
-    """Compare methods on subjects. Started again, it goes on where it was."""
+    """Compare methods on subjects. If it is interrupted, the same command continues."""
 
     output: Path = Path("outputs/benchmark")
-    """Folder of everything; on a cluster, one that all machines share."""
+    """Folder for all results; on a cluster, one that all machines share."""
     methods: tuple[str, ...] = ("dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox")
-    """What to compare. The others are compared with the first. One with other options is another method, in quotes:
+    """Methods to compare; the first is compared with each other one. A method with options of its own goes in quotes:
     "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
-    """Kinds of toys; the toys themselves have been in no training set."""
+    """Kinds of toys. No guide was trained on these toys."""
     toys_per_class: int = 1
     """Toys of each kind."""
     first_toy: int = FIRST_TOY
     """Seed of the first toy."""
     photos: Path | None = None
-    """Folder in the layout of the DreamBooth data set, with its prompts_and_classes.txt: takes the toys' place."""
+    """Folder in the layout of the DreamBooth data set, with its prompts_and_classes.txt; replaces the toys."""
     subjects: tuple[str, ...] = ()
-    """Names of the subjects to take; unset, all."""
+    """Names of the subjects to use; by default all."""
     prompts: int = 1
-    """How many of a subject's prompts; the first is "a photo of a ..."."""
+    """Number of prompts per subject; the first is "a photo of a ..."."""
     seeds: tuple[int, ...] = (42,)
     """Seeds of the runs."""
     steps: int | None = None
-    """NeRF micro-steps of every run, whatever the method; unset, each method's own."""
+    """NeRF micro-steps of every run, for all methods alike; by default each method's own."""
     train_args: str = ""
-    """Further arguments for every `ns-train`, after an equals sign: --train-args="--steps-per-save 500"."""
+    """More arguments for every `ns-train`, after an equals sign: --train-args="--steps-per-save 500"."""
     evaluate_args: str = ""
-    """Further arguments for every `db3d evaluate`: --evaluate-args="--clip ViT-B/32 --dino facebook/dino-vits16"."""
+    """More arguments for every `db3d evaluate`: --evaluate-args="--clip ViT-B/32 --dino facebook/dino-vits16"."""
     cores: int = 1
-    """Cores of a cell."""
+    """CPU cores per cell."""
     gpus: float = 0.0
-    """GPUs of a cell; a fraction lets cells share one."""
+    """GPUs per cell; with a fraction, cells share one."""
     address: str = "local"
-    """Ray's cluster, as "ray://host:10001" or "auto"; local starts one on this machine."""
+    """Ray cluster, such as "ray://host:10001" or "auto"; local starts one on this machine."""
 
 
 def main(config: BenchmarkConfig) -> None:
-    """Train and measure what is not finished, and write the results.
+    """Train and measure the cells that are not finished, and write the results.
 
     Raises:
-        UserError: a wrong input, or cells that failed, after all others are done.
+        UserError: wrong input; or, after all other cells are done, that some failed.
     """
     from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.evaluation.benchmark.report import write_report
@@ -98,7 +98,7 @@ def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubjec
     """The subjects that the config names; toys are photographed.
 
     Raises:
-        UserError: a name that no subject has.
+        UserError: no subject has a given name.
     """
     if config.photos is not None:
         subjects = dreambooth_subjects(config.photos.expanduser().absolute())
@@ -108,7 +108,7 @@ def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubjec
     names = [subject.name for subject in subjects]
     unknown = set(config.subjects) - set(names)
     if unknown:
-        raise UserError(f"no subject is called {', '.join(sorted(unknown))}: there are {', '.join(names)}")
+        raise UserError(f"no subject is called {', '.join(sorted(unknown))}: choose among {', '.join(names)}")
     return [subject for subject in subjects if not config.subjects or subject.name in config.subjects]
 
 
@@ -161,21 +161,21 @@ def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dic
 
 
 def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Record | str], None]) -> None:
-    """One Ray task for each job; `finished` hears of each as it ends: its record, or the reason of its failure."""
+    """One Ray task per job; `finished` is called as each ends, with its line of results or why it failed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Nothing is sent to anyone.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default of tomorrow, or it warns.
     os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     try:
         import ray
     except ImportError:
-        raise UserError('the benchmark runs on Ray: pip install "db3d_nerfstudio[benchmark]"') from None
+        raise UserError('the benchmark needs Ray: pip install "db3d_nerfstudio[benchmark]"') from None
     own = {"include_dashboard": False} if config.address == "local" else {}  # A cluster has its own settings.
     try:
         ray.init(address=config.address, log_to_driver=False, logging_level="error", **own)
     except Exception as error:  # Ray raises no narrower one.
         raise UserError(
-            f"Ray did not start ({error}): it wants to be up within 30 seconds, which a busy machine may not manage. "
-            "Start again, or start it by itself with `ray start --head` and give --address auto"
+            f"Ray did not start ({error}): it gives up after 30 seconds, which may be too few on a busy machine. "
+            "Try again, or run `ray start --head` first and give --address auto"
         ) from None
     try:
         task = ray.remote(run_job).options(num_cpus=config.cores, num_gpus=config.gpus, max_retries=0)

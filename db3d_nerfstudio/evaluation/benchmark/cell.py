@@ -1,9 +1,9 @@
 """One cell of a benchmark: a subject, a prompt, a method and a seed; trained, then measured, in a folder of its own.
 
-CELL/recipe.json        what was asked for
-CELL/train/PRESET/run   the run; a cell that was killed goes on with it
-CELL/log.txt            what the programs said
-CELL/result.json        the metrics; a cell that has it is done
+CELL/recipe.json        the commands of the cell
+CELL/train/PRESET/run   the run, which an interrupted cell continues
+CELL/log.txt            the output of the programs
+CELL/result.json        the metrics; a cell that has this file is done
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ LAST_LINES = 5
 
 @dataclass(frozen=True)
 class Cell:
-    """What is to be trained and measured."""
+    """A subject, a prompt, a method and a seed."""
 
     subject: BenchmarkSubject
     """The subject."""
     template: str
     """The prompt, with "{}" where the subject goes."""
     method: str
-    """The `ns-train` method, with options of its own or without."""
+    """The `ns-train` method, possibly with options of its own."""
     seed: int
     """Seed of the run."""
 
@@ -61,9 +61,9 @@ class Job:
     cell: Cell
     """What is trained and measured."""
     folder: Path
-    """Where; on a cluster, a file system that all machines share."""
+    """Folder of the cell; on a cluster, on a file system that all machines share."""
     train: tuple[str, ...]
-    """The command that trains; started again, it must go on where it was."""
+    """The command that trains; started again, it must continue."""
     evaluate: tuple[str, ...]
     """The command that measures."""
     threads: int
@@ -76,7 +76,7 @@ class Job:
 
 
 def run_folder(cell: Path, method: str) -> Path:
-    """Where in a cell's folder the run is: nerfstudio names it after the preset."""
+    """Path of the run in a cell's folder, which nerfstudio names after the preset."""
     return cell / "train" / method.split()[0] / "run"
 
 
@@ -84,7 +84,7 @@ def phases_of(method: str) -> PhasesConfig:
     """The stages of a method of this package.
 
     Raises:
-        UserError: no installed method has that name, or it has no stages.
+        UserError: the method is not installed, or it has no stages.
     """
     found = entry_points(group="nerfstudio.method_configs", name=method)
     for entry in found:
@@ -92,7 +92,7 @@ def phases_of(method: str) -> PhasesConfig:
         if phases is not None:
             return phases
     names = sorted(e.name for e in entry_points(group="nerfstudio.method_configs") if e.value.startswith("db3d_"))
-    raise UserError(f'"{method}" is no method of this package: choose among {", ".join(names)}')
+    raise UserError(f'"{method}" is not a method of this package: choose among {", ".join(names)}')
 
 
 def split_words(line: str) -> list[str]:
@@ -104,7 +104,7 @@ def split_words(line: str) -> list[str]:
     try:
         return shlex.split(line)
     except ValueError as error:
-        raise UserError(f"cannot read the arguments {line!r}: {error}") from None
+        raise UserError(f"cannot parse the arguments {line!r}: {error}") from None
 
 
 def step_arguments(phases: PhasesConfig, steps: int | None) -> list[str]:
@@ -123,12 +123,12 @@ def step_arguments(phases: PhasesConfig, steps: int | None) -> list[str]:
 def make_job(
     cell: Cell, root: Path, *, steps: int | None, train_args: list[str], evaluate_args: list[str], threads: int
 ) -> Job:
-    """The commands of a cell. A method that looks at no photos gets none, and a prompt without identifier.
+    """The commands of a cell. A method that uses no photos gets none, and a prompt without identifier.
 
-    Options of the method itself come last, so that they hold against all others.
+    Options of the method itself come last, so that they override all others.
 
     Raises:
-        UserError: unknown method, or options that cannot be read.
+        UserError: unknown method, or options that cannot be parsed.
     """
     preset, *options = split_words(cell.method) or [""]
     phases, subject = phases_of(preset), cell.subject
@@ -150,16 +150,16 @@ def make_job(
 
 
 def pool_file(root: Path, subject: BenchmarkSubject) -> Path:
-    """Where the benchmark publishes a subject's prompt pool."""
+    """Path of a subject's prompt pool."""
     return root / "pools" / f"{subject.name}.txt"
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Train and measure, or take what is there: the cell's record.
+    """Train and measure, or read an existing result; returns the cell's line of results.
 
     Raises:
-        UserError: the folder was filled by other commands.
-        RuntimeError: a program failed; its last words are in the message.
+        UserError: the folder was made by other commands.
+        RuntimeError: a program failed; the message has the end of its output.
     """
     recipe = {"train": list(job.train), "evaluate": list(job.evaluate)}
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if known.exists():
         differences = compare(json.loads(known.read_text("utf8")), recipe)
         if differences:
-            raise UserError(f"{job.folder} was filled by other commands: choose another --output, or delete it")
+            raise UserError(f"{job.folder} was made by other commands: choose another --output, or delete the folder")
     known.write_text(json.dumps(recipe, indent=2) + "\n", "utf8")
     result = job.folder / RESULT
     if not result.exists():
@@ -180,12 +180,12 @@ def run_job(job: Job) -> dict[str, Any]:
 
 
 def call(command: tuple[str, ...], job: Job) -> None:
-    """Run a program of this environment, and keep what it says in the cell's log."""
+    """Run a program of this environment, and append its output to the cell's log."""
     here = str(Path(sys.executable).parent)
     path = os.pathsep.join([os.environ.get("PATH", ""), here])
     program = shutil.which(command[0], path=path)
     if program is None:
-        raise UserError(f"{command[0]} is not installed where the benchmark runs")
+        raise UserError(f"{command[0]} is missing in the benchmark's environment: install db3d_nerfstudio there")
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
     log = job.folder / "log.txt"
     with log.open("a") as out:
@@ -198,7 +198,7 @@ def call(command: tuple[str, ...], job: Job) -> None:
 
 
 def record_of(job: Job) -> dict[str, Any]:
-    """A cell's line in the benchmark's results."""
+    """The cell's line in the benchmark's results."""
     cell = job.cell
     return {
         "subject": cell.subject.name,

@@ -21,7 +21,7 @@ FONT_SIZE = 13
 
 
 def cut(sheet: Image.Image, stages: Sequence[str]) -> dict[str, Image.Image]:
-    """A run's `views.png` taken apart: the truth, where the sheet has it, and the colours of each stage, from `SIDES`.
+    """Cut a run's `views.png` apart: the truth, if the sheet has it, and the colours of each stage, from `SIDES`.
 
     Args:
         sheet: `NUM_VIEWS` square views to a row: the truth's, then colours and shape of every stage.
@@ -64,7 +64,7 @@ def gallery(root: Path, records: Sequence[dict[str, Any]], methods: Sequence[str
 
 
 def _lay_out(rows: list[dict[str, Image.Image]], columns: list[str]) -> Image.Image:
-    """Strips under the names of their columns; where a row has none the picture stays white."""
+    """Strips under the names of their columns; missing ones stay white."""
     width, height = next(strip.size for row in rows for strip in row.values())
     titles = {"truth": "the true toy", "initial": "initial NeRF"}
     wrapped = [fill(titles.get(name, name), width // (FONT_SIZE // 2)) for name in columns]

@@ -1,4 +1,4 @@
-"""What came out of a benchmark: a table of means with intervals, and one HTML page that needs no other file."""
+"""The results of a benchmark: a table of means with intervals, and a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def summarise(records: Sequence[Record], methods: Sequence[str]) -> dict[str, di
 def margins(records: Sequence[Record], methods: Sequence[str]) -> dict[str, dict[str, Estimate]]:
     """How far the first method is above each other one, over the subjects and prompts that both have.
 
-    Of what has no better, as a ceiling, there is nothing to say.
+    Metrics without a better direction, such as a ceiling, are left out.
     """
     table: dict[str, dict[str, Estimate]] = {}
     for metric in filter(direction, metrics_of(records)):
@@ -70,7 +70,7 @@ def gains(records: Sequence[Record], methods: Sequence[str]) -> dict[str, dict[s
 
 
 def _compare(table: dict, metric: str, method: str, ours: dict, theirs: dict) -> None:
-    """Enter the mean difference over what both have, if there is any."""
+    """Add the mean difference over the subjects and prompts that both have, if there are any."""
     differences = [ours[key] - theirs[key] for key in ours if key in theirs]
     if differences:
         table.setdefault(metric, {})[method] = bootstrap(differences)
@@ -86,12 +86,12 @@ def markdown_table(table: dict[str, dict[str, Estimate]], methods: Sequence[str]
 
 
 def columns_of(table: dict[str, dict[str, Estimate]], methods: Sequence[str]) -> list[str]:
-    """The methods of which a table says anything."""
+    """The methods that a table has values for."""
     return [method for method in methods if any(method in row for row in table.values())]
 
 
 def direction(metric: str) -> str:
-    """Which way a metric is better: an arrow, or nothing for what has no better, as a ceiling or a turn."""
+    """The better direction of a metric as an arrow; empty for those without one, such as a ceiling or a turn."""
     name = metric.removeprefix("mesh ")
     if name.endswith("ceiling") or name in ("turn", "scale", "faces", "over_saturation"):
         return ""
@@ -150,7 +150,7 @@ def write_report(
 
 
 def _pictures(root: Path, record: Record) -> dict[str, Any]:
-    """What a cell has to show."""
+    """The pictures of a cell."""
     run = run_folder(root / "cells" / record["cell"], record["method"])
     return {
         **record,

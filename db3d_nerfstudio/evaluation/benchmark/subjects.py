@@ -22,10 +22,10 @@ FIRST_TOY = 30_000_000
 
 @dataclass(frozen=True)
 class BenchmarkSubject:
-    """A subject, its photos and what can be asked of it."""
+    """A subject, its photos and its prompts."""
 
     name: str
-    """What its folder is called."""
+    """Name of its folder."""
     class_noun: str
     """What kind of thing it is."""
     photos: Path
@@ -35,20 +35,19 @@ class BenchmarkSubject:
     templates: tuple[str, ...]
     """Prompts, with "{}" where the subject goes; the first is the plain one."""
     pool: tuple[str, ...]
-    """Prompts without identifier, among which R-precision looks for its own."""
+    """Prompts without identifier that R-precision retrieves from."""
     toy: int | None = None
     """The toy's seed."""
 
     def prompt(self, template: str, identifier: str | None) -> str:
-        """The prompt of a template; without an identifier it speaks of the class."""
+        """The prompt of a template; without an identifier it names the class."""
         return template.format(f"{identifier} {self.class_noun}" if identifier else self.class_noun)
 
 
 def toybox_templates() -> tuple[str, ...]:
-    """The plain prompt and every context that the judge can tell from it.
+    """The plain prompt and every context that the judge distinguishes from it.
 
-    Snow is left out: in front of white, the judge finds "in the snow" nearer than the plain prompt in three of four
-    photos of true toys. Without it, it is right about 99 % of them.
+    Snow is left out, because the judge takes any toy in front of white to be in it.
     """
     from db3d_nerfstudio.toybox.scene import CONTEXTS
 
@@ -56,7 +55,7 @@ def toybox_templates() -> tuple[str, ...]:
 
 
 def toybox_pool() -> tuple[str, ...]:
-    """Those for every class of toys."""
+    """The templates for every class of toys."""
     from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
     return tuple(prompt_pool(toybox_templates(), CLASS_NOUNS))
@@ -93,7 +92,7 @@ def toybox_subject(seed: int, class_noun: str, folder: Path) -> BenchmarkSubject
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What the DreamBooth data set says of its subjects."""
+    """What the DreamBooth data set lists about its subjects."""
 
     classes: dict[str, str]
     """Class noun of every subject."""
@@ -107,7 +106,7 @@ def read_catalogue(text: str) -> Catalogue:
     """The contents of `prompts_and_classes.txt`.
 
     Raises:
-        UserError: it is not laid out like the data set's.
+        UserError: the file does not have the data set's layout.
     """
     classes = dict(re.findall(r"^(\w+),([\w ]+?)\s*$", text, re.MULTILINE))
     classes.pop("subject_name", None)
@@ -116,12 +115,12 @@ def read_catalogue(text: str) -> Catalogue:
         for part in text.split("prompt_list = [")[1:]
     ]
     if not classes or len(lists) != 2 or not all(lists):
-        raise UserError(f"{CATALOGUE} is not laid out like the DreamBooth data set's: subject,class lines, two lists")
+        raise UserError(f"{CATALOGUE} needs the DreamBooth data set's layout: lines subject,class, then two lists")
     return Catalogue(classes, *lists)
 
 
 def dreambooth_subjects(root: Path) -> list[BenchmarkSubject]:
-    """The subjects of a folder in the DreamBooth data set's layout, those that are there of those it names.
+    """The subjects of a folder in the DreamBooth data set's layout: those it lists that have a folder.
 
     Raises:
         UserError: the folder has no catalogue, or none of its subjects.

@@ -37,13 +37,13 @@ class UserStudyConfig:
     benchmark: Path
     """Folder of a `db3d benchmark`."""
     output: Path | None = None
-    """Folder of page and key; unset, user_study in the benchmark's."""
+    """Folder for page and key; by default user_study in the benchmark's folder."""
     methods: tuple[str, ...] = ()
-    """The method to compare, then those to compare it with; unset, all in the benchmark's order."""
+    """The method to compare, then those to compare it with; by default all in the benchmark's order."""
     seed: int = 0
-    """Decides who is on which side."""
+    """Seed of which method is on which side."""
     answers: tuple[Path, ...] = ()
-    """Files of answers to count; unset, the page is made."""
+    """Files of answers to count; without any, the page is made."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ class Pair:
     """Two assets side by side."""
 
     name: str
-    """What the page calls it: says nothing of the methods."""
+    """Name on the page, which does not give the methods away."""
     left: dict[str, Any]
     """A line of the benchmark's results."""
     right: dict[str, Any]
-    """Another, of the same subject, prompt and seed."""
+    """Another line, of the same subject, prompt and seed."""
 
 
 def main(config: UserStudyConfig) -> None:
-    """Write page and key, or print the vote and write it beside them."""
+    """Write page and key, or count the answers, print the vote and write it beside them."""
     from db3d_nerfstudio.console import announce
 
     output = config.output or config.benchmark / "user_study"
@@ -74,7 +74,7 @@ def main(config: UserStudyConfig) -> None:
     key = make_key(pairs)
     (output / KEY).write_text(json.dumps(key, indent=2) + "\n", "utf8")
     (output / PAGE).write_text(make_page(config.benchmark, pairs, key["study"]), "utf8")
-    announce(f"Give {output / PAGE} to the participants, and keep {output / KEY}. With their files of answers:")
+    announce(f"Send {output / PAGE} to the participants, and keep {output / KEY}. To count their answers:")
     announce(f"  db3d user-study --benchmark {config.benchmark} --answers answers*.json")
 
 
@@ -107,13 +107,13 @@ def make_pairs(records: Sequence[dict[str, Any]], methods: Sequence[str], seed: 
                 draw.shuffle(sides)
                 pairs.append(sides)
     if not pairs:
-        raise UserError("no subject and prompt was finished by two of the methods: there is nothing to compare")
+        raise UserError("nothing to compare: no two methods have finished the same subject and prompt")
     draw.shuffle(pairs)
     return [Pair(f"pair-{index:03d}", *sides) for index, sides in enumerate(pairs)]
 
 
 def make_key(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Who is on which side, and a digest of it that page and answers carry."""
+    """Which method is on which side, and a digest of it that page and answers carry."""
     sides = {
         pair.name: {
             "left": pair.left["method"],
@@ -127,7 +127,7 @@ def make_key(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def make_page(benchmark: Path, pairs: Sequence[Pair], study: str) -> str:
-    """The page: pictures inside, methods nowhere.
+    """The page, with its pictures inside and without the names of the methods.
 
     Raises:
         UserError: a turntable is missing.
@@ -142,7 +142,7 @@ def make_page(benchmark: Path, pairs: Sequence[Pair], study: str) -> str:
         path = run_folder(benchmark / "cells" / record["cell"], record["method"]) / EVALUATION / TURNTABLE
         uri = embedded(path)
         if uri is None:
-            raise UserError(f"{path} is missing: start the benchmark again, and it will be made")
+            raise UserError(f"{path} is missing: start the benchmark again to make it")
         name = sha256(uri.encode()).hexdigest()[:12]
         pictures[name] = uri
         return name
@@ -169,7 +169,7 @@ def read_key(path: Path) -> dict[str, Any]:
         UserError: there is none.
     """
     if not path.is_file():
-        raise UserError(f"there is no {path}: it was written with the page, and without it no answer can be read")
+        raise UserError(f"{path} is missing: answers cannot be read without this file, which is made with the page")
     return json.loads(path.read_text("utf8"))
 
 
@@ -177,7 +177,7 @@ def read_answers(paths: Iterable[Path], study: str) -> list[dict[str, dict[str, 
     """Every participant's answers, by pair and question; of two files of one participant the later counts.
 
     Raises:
-        UserError: a file is of another study, or no file of answers.
+        UserError: a file belongs to another study, or is not a file of answers.
     """
     participants = {}
     for path in paths:
@@ -186,15 +186,15 @@ def read_answers(paths: Iterable[Path], study: str) -> list[dict[str, dict[str, 
             participant, answers, theirs = content["participant"], content["answers"], content["study"]
             choices = [choice for answer in answers.values() for choice in answer.values()]
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise UserError(f"{path} is no file of answers as the page writes it") from None
+            raise UserError(f"{path} is not a file of answers from the study's page") from None
         if theirs != study or not set(choices) <= set(CHOICES):
-            raise UserError(f"{path} holds answers to another study: {theirs} in place of {study}")
+            raise UserError(f"{path} has answers to another study: {theirs} instead of {study}")
         participants[participant] = answers
     return list(participants.values())
 
 
 def majority(choices: Sequence[str]) -> str:
-    """What most chose; equal numbers in front are a tie, as is "none" in front."""
+    """The most frequent choice; a draw is a tie, and so is "none" if it is most frequent."""
     counted = Counter(choices).most_common()
     if len(counted) > 1 and counted[0][1] == counted[1][1]:
         return "tie"
@@ -202,7 +202,7 @@ def majority(choices: Sequence[str]) -> str:
 
 
 def vote(key: dict[str, Any], answers: Sequence[dict[str, dict[str, str]]]) -> list[dict[str, Any]]:
-    """For each two methods and question, in how many pairs the majority chose which; only judged pairs count."""
+    """For each pair of methods and question, how many pairs the majority gave to which; only judged pairs count."""
     tables: dict[tuple[str, str, str], Counter] = {}
     for name, sides in key["pairs"].items():
         for question in QUESTIONS:
@@ -219,7 +219,7 @@ def vote(key: dict[str, Any], answers: Sequence[dict[str, dict[str, str]]]) -> l
 
 
 def vote_table(table: Sequence[dict[str, Any]]) -> str:
-    """The vote in words: a line for each two methods and question."""
+    """The vote in words: a line for each pair of methods and question."""
     lines = []
     for row in table:
         shares = [f"{name} {row['votes'].get(name, 0) / row['pairs']:.0%}" for name in (*row["methods"], "tie")]

@@ -1,4 +1,4 @@
-"""A mean and how far it can be trusted: percentile bootstrap over subjects, by SciPy."""
+"""A mean and its confidence interval: percentile bootstrap over subjects, by SciPy."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Estimate(NamedTuple):
 
     mean: float
     low: float | None
-    """Lower end; None where a single value says nothing of its spread."""
+    """Lower end; None for a single value."""
     high: float | None
     """Upper end."""
     number: int
-    """How many values there were."""
+    """Number of values."""
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -25,13 +25,13 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(values: list[float], confidence: float = 0.95) -> Estimate:
-    """Mean of the values, and the interval that holds the means of this share of resamplings; always the same draws.
+    """Mean of the values, and the interval that holds this share of the means of resamplings; the draws are fixed.
 
     Raises:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("there is no mean of no values")
+        raise ValueError("a mean needs at least one value, got no values")
     mean = float(np.mean(values))
     if len(values) == 1:
         return Estimate(mean, None, None, 1)

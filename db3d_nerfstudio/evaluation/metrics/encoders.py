@@ -1,6 +1,6 @@
-"""Encoders: what turns pictures and sentences into vectors that can be compared. Metrics get them as arguments.
+"""Encoders of pictures and sentences: vectors that metrics can compare.
 
-Nothing is loaded, let alone downloaded, before one of the functions that make an encoder is called.
+Nothing is loaded or downloaded before one of the functions that make an encoder is called.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Features = Float[Tensor, "b d"]
 
 @dataclass(frozen=True)
 class Encoder:
-    """Pictures in [0, 1], and where there is a text tower sentences, to vectors of length 1."""
+    """Maps pictures in [0, 1], and sentences if it has a text tower, to vectors of length 1."""
 
     name: str
-    """What its metrics are called after."""
+    """Prefix of its metrics' names."""
     images: Callable[[Images], Features]
     """Pictures to vectors."""
     texts: Callable[[list[str]], Features] | None = None
@@ -125,6 +125,6 @@ def _read(part: type, source: str, **kwargs: Any) -> Any:
         return part.from_pretrained(source, **kwargs)
     except OSError:
         raise UserError(
-            f'the encoder "{source}" is neither a folder here nor to be had from the hub: '
-            "check spelling and network, or give a local folder in transformers' layout"
+            f'the encoder "{source}" is neither a local folder nor on the hub: '
+            "check the spelling and the network, or give a local folder in transformers' layout"
         ) from None

@@ -1,8 +1,7 @@
-"""How well an asset has caught its subject, where the truth is known: the toybox's toys.
+"""How close an asset is to its subject where the truth is known: the toybox's toys.
 
-Views all round are compared with photos of the true toy taken by the same cameras. The coordinates of a generated
-asset are its own, so one turn (of at most a sector's half) and one scale are granted first, those that fit the
-silhouettes best.
+Views all round are compared with photos of the true toy from the same cameras. A generated asset has coordinates of
+its own, so it is first aligned by the turn (of at most half a sector) and the scale that fit the silhouettes best.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ Masks = Float[Tensor, "v h w"]
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near the views come to the true ones."""
+    """Distance of the views from the true ones."""
 
     silhouette_iou: float
     """Intersection over union of the silhouettes, mean over views; higher is better."""
     psnr: float
-    """Peak signal-to-noise ratio of the pixels of the true silhouettes, dB; higher is better."""
+    """Peak signal-to-noise ratio over the pixels of the true silhouettes, dB; higher is better."""
     ssim: float
     """Structural similarity, mean over views; higher is better."""
     lpips: float | None
@@ -64,7 +63,7 @@ def masked_psnr(image: Pictures, truth: Pictures, mask: Masks) -> float:
     """
     inside = mask > 0.5
     if not inside.any():
-        raise ValueError("the mask of the PSNR is empty: the true subject is in none of the views")
+        raise ValueError("the mask of the PSNR is empty: no view shows the true subject")
     return float(-10 * (image - truth)[inside].square().mean().clamp_min(1e-10).log10())
 
 
@@ -73,10 +72,10 @@ def photograph_truth(
 ) -> tuple[Pictures, Masks]:
     """The true toy from the cameras of the evaluation, in front of white, and its silhouettes.
 
-    A toy of another size is a toy seen from another distance: it is small against that distance.
+    A change of size is a change of distance, as the toy is small against that.
 
     Args:
-        every: Take only every so manieth view.
+        every: Take only every `every`-th view.
     """
     from db3d_nerfstudio.toybox.scene import Shot
 

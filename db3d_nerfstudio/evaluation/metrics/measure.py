@@ -1,4 +1,4 @@
-"""All metrics of one asset, from its renderings and from what it is measured against."""
+"""All metrics of one asset, from its renderings and a reference."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ class Photos:
 
 @dataclass(frozen=True)
 class Reference:
-    """What an asset is measured against; metrics for which something is missing are left out."""
+    """What an asset is measured against; a metric is left out if what it needs is missing."""
 
     prompt: str
     """Its prompt without the identifier."""
     pool: list[str]
-    """The prompts among which its own is to be found; empty, and there is no R-precision."""
+    """The prompts that R-precision retrieves from; if empty, R-precision is left out."""
     encoders: tuple[Encoder, ...] = ()
-    """Who says what is alike."""
+    """Encoders that similarities are computed with."""
     judge: Judge | None = None
-    """Who says what a view of a toy shows."""
+    """Classifier of views of toys."""
     photos: Photos | None = None
-    """What the subject looks like."""
+    """Photos of the subject."""
     subject: Subject | None = None
-    """What the subject is."""
+    """The true toy."""
     lpips: Distance | None = None
     """Perceptual distance from the true views."""
 
 
 def measure(renders: Renders, reference: Reference) -> tuple[dict[str, float], Pictures | None]:
-    """Every metric by its name, and the true views in the asset's own orientation, where there is a truth."""
+    """Every metric by its name, and the true views in the asset's own orientation if the truth is known."""
     metrics: dict[str, float] = {}
     truth = None
     if reference.subject is not None:

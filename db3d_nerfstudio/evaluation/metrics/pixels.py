@@ -1,4 +1,4 @@
-"""Pixel-wise comparison with the true views, by torchmetrics: SSIM, and LPIPS where its weights are."""
+"""Pixel-wise comparison with the true views, by torchmetrics: SSIM, and LPIPS if its weights are on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ssim(images: Images, truth: Images) -> float:
 
 
 def lpips_weights() -> Path | None:
-    """AlexNet's weights on this machine, where torchvision keeps them; None if they were never fetched."""
+    """AlexNet's weights in torchvision's cache; None if they were never downloaded."""
     from torchvision.models import AlexNet_Weights
 
     name = AlexNet_Weights.IMAGENET1K_V1.url.rsplit("/", 1)[-1]
@@ -30,9 +30,9 @@ def lpips_weights() -> Path | None:
 
 
 def load_lpips() -> Distance | None:
-    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) between pictures in [0, 1]; None where its weights are not.
+    """LPIPS (Zhang et al. 2018, arXiv 1801.03924) between pictures in [0, 1]; None without its weights.
 
-    To fetch them once: `python -c "import torchvision; torchvision.models.alexnet(weights='DEFAULT')"`.
+    To download them once: `python -c "import torchvision; torchvision.models.alexnet(weights='DEFAULT')"`.
     """
     if lpips_weights() is None:
         return None

@@ -1,9 +1,9 @@
-"""CLIP R-precision: is a rendering's own prompt the one that it is closest to, among a pool of other prompts?
+"""CLIP R-precision: the share of renderings whose own prompt is the nearest one in a pool of prompts.
 
 (Park et al. 2021; for text-to-3D Jain et al. 2022, arXiv 2112.01455, and DreamFusion 2209.14988, section 4.)
 DreamBooth3D does not publish its pool; ours is the product of class nouns and contexts, with the prompt's own context
-among them: every other context of the same class, and every context of every other class. Encoders do not know the
-identifier, so it is dropped.
+among them: every other context of the same class, and every context of every other class. The identifier means nothing
+to an encoder, so it is dropped.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def retrieve(images: Float[Tensor, "v d"], pool: Float[Tensor, "p d"]) -> Int[Te
 
 
 def r_precision(images: Float[Tensor, "v d"], pool: Float[Tensor, "p d"], true: int) -> float:
-    """Share of the views of one asset that retrieve its own prompt; its mean over prompts is the published figure."""
+    """Share of the views of one asset that retrieve its own prompt; papers publish the mean over prompts."""
     return float((retrieve(images, pool) == true).float().mean())

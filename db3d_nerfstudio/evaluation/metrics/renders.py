@@ -1,4 +1,4 @@
-"""Views of an asset all round: its albedo, lit from the camera, and the same light on white, so that shape must show.
+"""Views of an asset all round: its albedo, its shaded colours, and its shape shaded in white.
 
 R-precision of the albedo is highest for the worst geometry (DreamFusion 2209.14988, table 2): report all three.
 The albedo of a NeRF of latents is what the affine map in its checkpoint makes of z (`colors.py`), at any resolution.
@@ -54,7 +54,7 @@ def evaluation_orbit(resolution: int, num_views: int = NUM_VIEWS) -> tuple[Camer
 
 @torch.no_grad()
 def render_orbit(model: DreamBooth3DModel, resolution: int, num_views: int = NUM_VIEWS) -> Renders:
-    """The asset from the cameras of the evaluation; puts the model into evaluation mode."""
+    """Views from the cameras of the evaluation; puts the model into evaluation mode."""
     model.eval()
     cameras, views = evaluation_orbit(resolution, num_views)
     parts = [_render(model, cameras[i : i + 1].to(model.device)) for i in range(len(cameras))]

@@ -1,7 +1,7 @@
 """Over-saturation: how much more colourful an asset is than the photos of its subject.
 
-Score distillation with strong guidance burns colours in (DreamFusion 2209.14988, section 5); DreamBooth3D (2303.13508,
-section 4.3) names it as a failure of its own. Colourfulness is chroma in CIELAB, where equal steps look equal.
+Score distillation with strong guidance over-saturates colours (DreamFusion 2209.14988, section 5); DreamBooth3D
+(2303.13508, section 4.3) lists it as a failure. Colourfulness is chroma in CIELAB, where equal steps look equal.
 """
 
 from __future__ import annotations
@@ -32,5 +32,5 @@ def over_saturation(
     photos: Float[Tensor, "m 3 h2 w2"],
     photo_masks: Float[Tensor, "m h2 w2"],
 ) -> float:
-    """Chroma of the asset minus chroma of the subject in its photos; 0 is right, above 20 is garish."""
+    """Chroma of the asset minus chroma of the subject in its photos; 0 is best, above 20 looks burnt."""
     return mean_chroma(renders, render_masks) - mean_chroma(photos, photo_masks)

@@ -1,7 +1,7 @@
-"""How near an exported mesh comes to the true toy; `db3d evaluate RUN --mesh RUN/exports/mesh.glb` prints it.
+"""How close an exported mesh is to the true toy; `db3d evaluate --run RUN --mesh` prints it.
 
-The mesh may be turned about the vertical (by at most half a view's sector) and scaled once, as best fits; then shapes
-are compared point by point, and textures in unlit views from all round.
+The mesh is first aligned by the turn about the vertical (of at most half a sector) and the scale that fit best. Shapes
+are then compared point by point, and textures in unlit views from all round.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Points = Float[ndarray, "_ 3"]
 
 @dataclass(frozen=True)
 class ShapeFidelity:
-    """What an exported mesh is worth against the truth."""
+    """Distance of an exported mesh from the truth."""
 
     chamfer: float
     """Chamfer distance of the surfaces, scene units; a toy has a diameter of 1.9. Lower is better."""
@@ -51,9 +51,9 @@ class ShapeFidelity:
     texture_psnr: float
     """Peak signal-to-noise ratio of the colours where mesh and truth both cover a pixel, all views together, dB."""
     turn: float
-    """The turn about the vertical that the mesh was granted, degrees."""
+    """The turn about the vertical that fits best, degrees."""
     scale: float
-    """The scale that it was granted."""
+    """The scale that fits best."""
 
 
 def chamfer_distance(one: Points, other: Points) -> float:
@@ -87,7 +87,7 @@ def turned(points: Points, turn: float, scale: float) -> Points:
 def align(points: Points, truth: Points) -> tuple[float, float]:
     """The turn in degrees and the scale that bring points nearest to the truth, by chamfer distance.
 
-    Turns are tried all over their range with the size of the truth, and the best is refined together with the scale.
+    Turns over the whole range are tried at the size of the truth; the best is refined together with the scale.
     """
     from scipy.optimize import minimize
 
@@ -163,7 +163,7 @@ def compare(mesh: Trimesh, subject: Subject) -> tuple[ShapeFidelity, Float[ndarr
     from db3d_nerfstudio.toybox.scene import Shot, Studio
 
     if mesh.visual.kind != "texture":
-        raise UserError("the mesh has no texture to compare: export it as glb or obj")
+        raise UserError("the mesh has no texture to compare: export it as glb or obj, not ply")
     truth = surface_points([part.mesh for part in subject.parts], NUM_POINTS)
     mesh = mesh.copy()
     mesh.vertices = mesh.vertices @ Y_UP

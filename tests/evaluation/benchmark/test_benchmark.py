@@ -88,9 +88,9 @@ def test_a_method_with_options_is_another_method(subject, tmp_path):
 @pytest.mark.parametrize(
     "method, complaint",
     [
-        ("nerfacto --x 1", '"nerfacto" is no method of this package'),
-        ("", '"" is no method of this package'),
-        (f"{OURS} --prompt 'a duck", "cannot read the arguments .*: No closing quotation"),
+        ("nerfacto --x 1", '"nerfacto" is not a method of this package'),
+        ("", '"" is not a method of this package'),
+        (f"{OURS} --prompt 'a duck", "cannot parse the arguments .*: No closing quotation"),
     ],
 )
 def test_what_is_no_method_is_refused(subject, tmp_path, method, complaint):
@@ -159,7 +159,7 @@ def test_a_finished_cell_is_taken_as_it_is_but_not_for_other_commands(subject, p
     job = job_of(subject, OURS, pretend)
     assert run_job(job) == run_job(job)
     assert (pretend / "trained").read_text().count("\n") == 1
-    with pytest.raises(UserError, match="filled by other commands"):
+    with pytest.raises(UserError, match="made by other commands"):
         run_job(replace(job, train=(*job.train, "--x")))
 
 

@@ -44,7 +44,7 @@ def test_catalogue_is_read():
     assert catalogue.classes == {"backpack_dog": "backpack", "bear_plushie": "stuffed animal", "dog6": "dog"}
     assert catalogue.object_templates == ("a {} in the jungle", "a cube shaped {}")
     assert catalogue.live_templates == ("a {} wearing a red hat",)
-    with pytest.raises(UserError, match="not laid out"):
+    with pytest.raises(UserError, match="data set's layout"):
         read_catalogue("Classes\n\ndog,dog\n")
 
 

@@ -114,9 +114,9 @@ def test_answers_are_checked_and_a_participant_counts_once(finished, capsys):
     with pytest.raises(UserError, match="another study"):
         user_study.read_answers([answer("3.json", "q", for_alpha, study="0")], key["study"])
     (finished / "4.json").write_text("[]")
-    with pytest.raises(UserError, match="no file of answers"):
+    with pytest.raises(UserError, match="not a file of answers"):
         user_study.read_answers([finished / "4.json"], key["study"])
-    with pytest.raises(UserError, match="without it"):
+    with pytest.raises(UserError, match="without this file"):
         user_study.read_key(finished / "key.json")
 
 

@@ -83,7 +83,7 @@ def test_pictures_are_cropped_to_their_middle_and_resized():
 
 
 def test_a_missing_encoder_is_said_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="neither a folder here"):
+    with pytest.raises(UserError, match="neither a local folder"):
         clip_encoder(str(tmp_path / "nothing"))
 
 
