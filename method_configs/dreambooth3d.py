@@ -4,7 +4,6 @@ import torch
 from nerfstudio.configs.base_config import LocalWriterConfig, LoggingConfig, MachineConfig, ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.ffmpeg import make_ffmpeg_findable
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
@@ -12,8 +11,6 @@ from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.optimizers import FusedAdamConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
-
-make_ffmpeg_findable()  # Every ns-* command imports the presets; ns-render needs ffmpeg on PATH.
 
 
 def make_config() -> DreamBooth3DTrainerConfig:

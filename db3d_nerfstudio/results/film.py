@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -89,6 +94,23 @@ def save_film(folder: Path, frames: list[UInt8[ndarray, "h w 3"]], fps: int) -> 
         publish(scratch, path)
         paths.append(path)
     return paths
+
+
+@cache
+def _folder_with_ffmpeg() -> TemporaryDirectory[str]:
+    """A folder with imageio-ffmpeg's program under its usual name; it goes when this process ends."""
+    import imageio_ffmpeg
+
+    folder = TemporaryDirectory(prefix="ffmpeg-")
+    Path(folder.name, "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())
+    return folder
+
+
+def make_ffmpeg_findable() -> None:
+    """If there is no ffmpeg on this process's PATH, where `ns-render` looks for it, append imageio-ffmpeg's."""
+    if shutil.which("ffmpeg") is None:
+        with suppress(RuntimeError):  # No program for this platform: ns-render reports what is missing.
+            os.environ["PATH"] += os.pathsep + _folder_with_ffmpeg().name
 
 
 def main(config: TurntableConfig) -> None:

@@ -1,9 +1,12 @@
 """nerfstudio's pipeline, with the phases run before every training iteration."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.trainer import Trainer
@@ -11,6 +14,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 from torch import Tensor
 
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.results.film import make_ffmpeg_findable
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.phases import PhasesConfig
 
@@ -26,6 +30,12 @@ class DreamBooth3DPipelineConfig(VanillaPipelineConfig):
     """The NeRF and its guide."""
     phases: PhasesConfig = field(default_factory=PhasesConfig)
     """The stages."""
+
+    def setup(self, **kwargs: Any) -> DreamBooth3DPipeline:
+        """Also lets `ns-render`, which opens a pipeline for inference, find an ffmpeg."""
+        if kwargs.get("test_mode") == "inference":
+            make_ffmpeg_findable()
+        return super().setup(**kwargs)
 
 
 class DreamBooth3DPipeline(VanillaPipeline):

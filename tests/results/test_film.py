@@ -1,6 +1,9 @@
 """`db3d turntable`: panels in front of white, and films that other programs play."""
 
+import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
@@ -10,6 +13,7 @@ from PIL import Image
 
 from db3d_nerfstudio import cli
 from db3d_nerfstudio.results import film as turntable
+from db3d_nerfstudio.results.open_run import open_run
 
 
 def play(path, height, width):
@@ -56,3 +60,33 @@ def test_a_run_is_filmed(untrained_run, tmp_path):
 def test_odd_sizes_are_refused(untrained_run):
     with pytest.raises(SystemExit, match="even --size"):
         cli.main(["turntable", str(untrained_run), "--size", "33"])
+
+
+@pytest.fixture
+def bare_path(monkeypatch, tmp_path):
+    """A PATH without ffmpeg."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    yield
+    turntable._folder_with_ffmpeg().cleanup()
+    turntable._folder_with_ffmpeg.cache_clear()
+
+
+def test_a_run_opened_for_inference_brings_its_ffmpeg(bare_path, untrained_run):
+    from nerfstudio.utils.install_checks import check_ffmpeg_installed
+
+    with pytest.raises(SystemExit):
+        check_ffmpeg_installed()
+    open_run(untrained_run)
+    check_ffmpeg_installed()  # As ns-render does after it has opened the run.
+    assert subprocess.run(["ffmpeg", "-version"], capture_output=True, check=True).stdout.startswith(b"ffmpeg version")
+    folder = Path(shutil.which("ffmpeg")).parent
+    turntable._folder_with_ffmpeg().cleanup()
+    assert not folder.exists(), "nothing is left when the process ends"
+
+
+def test_an_ffmpeg_on_the_path_stays_the_one(monkeypatch, tmp_path):
+    own = tmp_path / "ffmpeg"
+    own.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    turntable.make_ffmpeg_findable()
+    assert os.environ["PATH"] == str(tmp_path)
