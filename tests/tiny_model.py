@@ -8,6 +8,7 @@ from tiny import GaussianGuideConfig
 
 from db3d_nerfstudio.cameras import image_rays, orbit_cameras
 from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.nerf.losses import LossWeights
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
 from db3d_nerfstudio.nerf.shading import ShadingConfig
@@ -15,6 +16,8 @@ from db3d_nerfstudio.nerf.shading import ShadingConfig
 SIZE = 16
 FIELD = GridFieldConfig(resolutions=(4, 9), hidden_width=8)
 LIT, UNLIT = ShadingConfig(warmup=0.0, lambertian_prob=1.0), ShadingConfig(lambertian_prob=0.0)
+
+NO_LOSSES = LossWeights(**dict.fromkeys((field.name for field in dataclasses.fields(LossWeights)), 0.0))
 
 
 def build(**changes):

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from jaxtyping import Float
+import tyro
+from jaxtyping import Float, Int
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.configs.config_utils import to_immutable_dict
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import Model, ModelConfig
 from torch import Tensor
@@ -24,9 +26,10 @@ from db3d_nerfstudio.diffusion.sds import SDSConfig, annealed_t_range, sample_ti
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
 from db3d_nerfstudio.nerf.field import GridFieldConfig
-from db3d_nerfstudio.nerf.losses import distortion_loss, entropy_loss, opacity_loss, orientation_loss
-from db3d_nerfstudio.nerf.occupancy import RADIUS, OccupancySamplerConfig, Samples
-from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
+from db3d_nerfstudio.nerf.losses import LossWeights
+from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
+from db3d_nerfstudio.nerf.render import Render, over, render_rays
+from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, Surface, draw_shading, sample_light, shade
 from db3d_nerfstudio.training.viewer_panel import ViewerPanel
 
 MAX_EMPTY_RENDERS = 20
@@ -38,8 +41,10 @@ class DreamBooth3DModelConfig(SDSConfig, ModelConfig):
     """The NeRF, its losses and its guide."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DModel)
-    enable_collider: bool = False
-    """Unused: rays are clipped to the unit sphere."""
+    # nerfstudio's, without a use here: rays are clipped to the unit sphere, and losses have weights of their own.
+    enable_collider: tyro.conf.Suppress[bool] = False
+    collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
+    loss_coefficients: tyro.conf.Suppress[dict[str, float]] = to_immutable_dict({})
     eval_num_rays_per_chunk: int = 16384
     """Rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
@@ -60,23 +65,8 @@ class DreamBooth3DModelConfig(SDSConfig, ModelConfig):
     """Weight of score distillation."""
     recon_loss_mult: float = 10.0
     """Weight of reconstruction: the mean absolute difference from the colours of pseudo views."""
-    opacity_loss_mult: float = 0.1
-    """Weight of the cost of matter."""
-    entropy_loss_mult: float = 3.0
-    """Weight of the entropy of the accumulation at the end of a phase; it grows linearly from zero."""
-    distortion_loss_mult: float = 0.01
-    """Weight of the distortion loss."""
-    orientation_loss_mult: float = 0.01
-    """Weight of the orientation loss, in the steps that compute normals for shading."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Render:
-    """What the losses need of a rendering beside its outputs."""
-
-    rays: RayBundle
-    samples: Samples
-    weights: Float[Tensor, " s"]
+    losses: LossWeights = dataclasses.field(default_factory=LossWeights)
+    """Weights of the regularisers."""
 
 
 class DreamBooth3DModel(Model):
@@ -153,123 +143,72 @@ class DreamBooth3DModel(Model):
     # Rendering.
 
     def get_outputs(self, ray_bundle: RayBundle) -> dict[str, Tensor | Render]:
-        samples = self.sampler.sample(ray_bundle)
-        density, colors = self.field.density_and_colors(samples.positions(ray_bundle))
-        weights = samples.render_weights(density)
-        stacked = torch.cat([colors, torch.ones_like(colors[:, :1]), samples.mids[:, None]], -1)
-        colors, accumulation, distance = samples.composite(weights, stacked).split([colors.shape[1], 1, 1], -1)
-        albedo = self.field.colors.to_rgb(colors, accumulation)
-        render = Render(ray_bundle, samples, weights)
+        threshold = self.config.normal_weight_threshold if self.training else 0.0
+        render = render_rays(self.field, self.sampler, ray_bundle, threshold)
+        albedo, accumulation = render.albedo, render.accumulation
         outputs = {
-            "rgb": albedo + (1 - accumulation) * self._background(albedo),
+            "rgb": over(albedo, accumulation, self._background(albedo)),
             "accumulation": accumulation,
-            "depth": self._depth(ray_bundle, distance, accumulation),
+            "depth": render.depth,
+            "albedo": albedo,
         }
         if self.training:
-            return outputs | {"albedo": albedo, "colors": colors, "render": render}
-        normals = self._composite_normals(render, *self._sample_normals(render, threshold=0.0))
-        shaded = self._lit_from_the_camera(ray_bundle, albedo, accumulation, normals, outputs["depth"])
-        shaded = (shaded + (1 - accumulation) * self._background(albedo)).clamp(0, 1)
-        return outputs | {"albedo": albedo, "shaded": shaded, "normals": (normals * accumulation + 1) / 2}
+            return outputs | {"render": render}
+        return outputs | {
+            "shaded": over(self._lit_from_the_camera(render), accumulation, self._background(albedo)).clamp(0, 1),
+            "normals": (render.normals * accumulation + 1) / 2,  # A picture, grey where there is nothing.
+            "unit_normals": render.normals,
+        }
 
     def _background(self, like: Tensor) -> Float[Tensor, "3"]:
         return torch.tensor(self.config.background_color, device=like.device)
 
-    def _lit_from_the_camera(
-        self,
-        rays: RayBundle,
-        albedo: Float[Tensor, "n 3"],
-        accumulation: Float[Tensor, "n 1"],
-        normals: Float[Tensor, "n 3"],
-        depth: Float[Tensor, "n 1"],
-    ) -> Float[Tensor, "n 3"]:
+    def _lit_from_the_camera(self, render: Render) -> Float[Tensor, "n 3"]:
         """Lambertian shading by a light at every ray's own origin: nothing is drawn at random outside of guidance."""
-        surface = rays.origins + rays.directions * depth
-        shading = torch.full((len(albedo),), int(Shading.LAMBERTIAN))
-        values = (albedo[:, None], accumulation[:, None], normals[:, None], surface[:, None], rays.origins)
-        return shade(self.config.shading, shading, *values)[:, 0]
-
-    def _depth(
-        self, rays: RayBundle, distance: Float[Tensor, "n 1"], accumulation: Float[Tensor, "n 1"]
-    ) -> Float[Tensor, "n 1"]:
-        """Mean distance of what is hit. Empty rays end behind the scene, where TSDF fusion carves and adds no shell."""
-        beyond = (rays.origins.norm(dim=-1, keepdim=True) + 1.5 * RADIUS) / rays.directions.norm(
-            dim=-1, keepdim=True
-        ).clamp_min(1e-6)
-        return torch.where(accumulation > 0.5, distance / accumulation.clamp_min(1e-6), beyond)
-
-    def _sample_normals(
-        self, render: Render, threshold: float
-    ) -> tuple[Float[Tensor, "m 3"], Float[Tensor, " m"], Tensor]:
-        """Normals of the samples that weigh more than `threshold`, their weights and their rays."""
-        kept = (render.weights > threshold).nonzero()[:, 0]
-        normals = self.field.normals(render.samples.positions(render.rays)[kept])
-        return normals, render.weights[kept], render.samples.rays[kept]
-
-    def _composite_normals(
-        self, render: Render, normals: Float[Tensor, "m 3"], weights: Float[Tensor, " m"], rays: Tensor
-    ) -> Float[Tensor, "n 3"]:
-        """The normal of what a ray sees, of unit length, or zero if it sees nothing."""
-        summed = normals.new_zeros(render.samples.num_rays, 3).index_add(0, rays, weights[:, None] * normals)
-        return summed / summed.square().sum(-1, keepdim=True).clamp_min(1e-8).sqrt()
+        shading = torch.full((len(render.albedo),), int(Shading.LAMBERTIAN))
+        values = (render.albedo, render.accumulation, render.normals, render.surface)
+        surface = Surface(*(value[:, None] for value in values))
+        return shade(self.config.shading, shading, surface, render.rays.origins)[:, 0]
 
     # Losses.
 
     def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
-        config = self.config
         if not self.training:  # nerfstudio's evaluation of pixels: there is nothing to regularise.
-            return {"recon_loss": config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+            return {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
         render: Render = outputs["render"]
-        losses = {
-            "opacity_loss": config.opacity_loss_mult * opacity_loss(outputs["accumulation"]),
-            "entropy_loss": config.entropy_loss_mult * self._progress * entropy_loss(outputs["accumulation"]),
-            "distortion_loss": config.distortion_loss_mult * distortion_loss(render.weights, render.samples),
-        }
         if "image" in batch:
-            return losses | {"recon_loss": config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
-        return losses | self._guidance_losses(outputs, batch)
+            losses = self.config.losses.weighted(render, self._progress)
+            return losses | {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+        if self.prompts is None:  # First of all: what colours mean may be up to the guide.
+            self.load_prompts()
+        shading = draw_shading(self.config.shading, batch["image_shape"][0], self._progress)
+        render = dataclasses.replace(render, lit=bool((shading != Shading.ALBEDO).any()))
+        losses = self.config.losses.weighted(render, self._progress)
+        image = self._guided_image(render, shading, batch["image_shape"])
+        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(image, batch["views"])}
 
     def _recon_loss(self, outputs: dict, image: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
         """Difference from the pixels; ones with an alpha channel are compared in front of random colours."""
         image, rgb = image.to(outputs["rgb"]), outputs["rgb"]
         if image.shape[-1] == 4:
             background = torch.rand_like(image[:, :3])
-            rgb = outputs["albedo"] + (1 - outputs["accumulation"]) * background
+            rgb = over(outputs["albedo"], outputs["accumulation"], background)
             image = image[:, :3] * image[:, 3:] + (1 - image[:, 3:]) * background
         return F.l1_loss(rgb, image)
 
-    def _guidance_losses(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
-        """Score distillation of the shaded views, and orientation where there are normals anyway."""
-        if self.prompts is None:  # First of all: what colours mean may be up to the guide.
-            self.load_prompts()
-        num, height, width = batch["image_shape"]
-        shading = draw_shading(self.config.shading, num, self._progress)
-        losses = {}
-        if (shading != Shading.ALBEDO).any():
-            colour, losses["orientation_loss"] = self._lit(outputs, shading)
-        else:
-            colour = outputs["colors"]
-        background = self.field.colors.from_rgb(self._random_backgrounds(num, colour))
-        image = colour.view(num, height * width, -1) + (1 - outputs["accumulation"].view(num, -1, 1)) * background
-        image = image.view(num, height, width, -1).permute(0, 3, 1, 2)
-        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(image, batch["views"])}
-
-    def _lit(self, outputs: dict, shading: Tensor) -> tuple[Float[Tensor, "n 3"], Float[Tensor, ""]]:
-        render, num = outputs["render"], len(shading)
-        normals, weights, which = self._sample_normals(render, self.config.normal_weight_threshold)
-        orientation = orientation_loss(weights, normals, render.rays.directions[which], render.samples.num_rays)
-        origins = render.rays.origins.view(num, -1, 3)
-        surface = origins + render.rays.directions.view(num, -1, 3) * outputs["depth"].detach().view(num, -1, 1)
-        colour = shade(
-            self.config.shading,
-            shading,
-            outputs["albedo"].view(num, -1, 3),
-            outputs["accumulation"].view(num, -1, 1),
-            self._composite_normals(render, normals, weights, which).view(num, -1, 3),
-            surface,
-            sample_light(self.config.shading, origins[:, 0]),
-        )
-        return colour.view(-1, 3), self.config.orientation_loss_mult * orientation
+    def _guided_image(
+        self, render: Render, shading: Int[Tensor, " b"], image_shape: tuple[int, int, int]
+    ) -> Float[Tensor, "b c h w"]:
+        """What the guide grades: the views, lit as they were drawn, in front of backgrounds of their own."""
+        num, height, width = image_shape
+        colors = render.colors.view(num, height * width, -1)
+        accumulation = render.accumulation.view(num, -1, 1)
+        if render.lit:
+            normals, positions = (value.view(num, -1, 3) for value in (render.normals, render.surface.detach()))
+            light = sample_light(self.config.shading, render.rays.origins.view(num, -1, 3)[:, 0])
+            colors = shade(self.config.shading, shading, Surface(colors, accumulation, normals, positions), light)
+        background = self.field.colors.from_rgb(self._random_backgrounds(num, colors))
+        return over(colors, accumulation, background).view(num, height, width, -1).permute(0, 3, 1, 2)
 
     def _random_backgrounds(self, num: int, like: Tensor) -> Float[Tensor, "b 1 3"]:
         random = torch.rand(num, 1, 1) < self.config.random_background_prob
@@ -309,7 +248,7 @@ class DreamBooth3DModel(Model):
         if self._empty_renders > MAX_EMPTY_RENDERS:
             raise RuntimeError(
                 f"The scene is empty: none of {MAX_EMPTY_RENDERS} renderings had an opaque pixel. Look at it in "
-                "ns-viewer, and train again with another seed or a lower --pipeline.model.opacity-loss-mult."
+                "ns-viewer, and train again with another seed or a lower --pipeline.model.losses.opacity."
             )
         rgb = outputs[output_name] - (1 - alpha) * self._background(alpha)
         return torch.cat([(rgb / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)

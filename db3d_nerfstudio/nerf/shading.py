@@ -6,13 +6,14 @@ ambient light and one direction for all rays, so it is not used.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Shading", "ShadingConfig", "draw_shading", "sample_light", "shade"]
+__all__ = ["Shading", "ShadingConfig", "Surface", "draw_shading", "sample_light", "shade"]
 
 
 class Shading(IntEnum):
@@ -67,24 +68,31 @@ def sample_light(
     return F.normalize(cameras + config.light_jitter * noise, dim=-1) * distance
 
 
+class Surface(NamedTuple):
+    """What the rays of some views see, composited along each ray."""
+
+    albedo: Float[Tensor, "b n 3"]
+    """Colours in front of black, hence already multiplied by the accumulation."""
+    accumulation: Float[Tensor, "b n 1"]
+    """How opaque each ray is."""
+    normals: Float[Tensor, "b n 3"]
+    """Unit vectors; where there is no matter they do not matter."""
+    positions: Float[Tensor, "b n 3"]
+    """Where the surface is."""
+
+
 def shade(
-    config: ShadingConfig,
-    shading: Int[Tensor, " b"],
-    albedo: Float[Tensor, "b n 3"],
-    accumulation: Float[Tensor, "b n 1"],
-    normals: Float[Tensor, "b n 3"],
-    positions: Float[Tensor, "b n 3"],
-    light: Float[Tensor, "b 3"],
+    config: ShadingConfig, shading: Int[Tensor, " b"], surface: Surface, light: Float[Tensor, "b 3"]
 ) -> Float[Tensor, "b n 3"]:
     """Colours in front of black, `albedo * (ambient + diffuse * max(0, n . l))`, of every ray of every view.
 
     Args:
-        albedo: Composited along the ray, hence already multiplied by the accumulation.
-        normals: Of unit length; where there is no matter they do not matter.
+        shading: The `Shading` of each view.
+        light: The position of each view's point light.
     """
-    direction = F.normalize(light[:, None] - positions, dim=-1)
-    facing = (normals * direction).sum(-1, keepdim=True).clamp_min(0)
+    direction = F.normalize(light[:, None] - surface.positions, dim=-1)
+    facing = (surface.normals * direction).sum(-1, keepdim=True).clamp_min(0)
     lit = config.ambient + config.diffuse * facing
-    mode = shading.to(albedo.device)[:, None, None]
-    colour = torch.where(mode == Shading.TEXTURELESS, accumulation, albedo)
-    return torch.where(mode == Shading.ALBEDO, albedo, colour * lit)
+    mode = shading.to(surface.albedo.device)[:, None, None]
+    colour = torch.where(mode == Shading.TEXTURELESS, surface.accumulation, surface.albedo)
+    return torch.where(mode == Shading.ALBEDO, surface.albedo, colour * lit)

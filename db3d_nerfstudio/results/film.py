@@ -62,9 +62,8 @@ def panel(name: Panel, outputs: dict[str, Tensor], distance: float) -> Float[Ten
     if name == "depth":
         near, far = distance - 1, distance + 1
         return apply_depth_colormap(outputs["depth"], accumulation, near, far, ColormapOptions("turbo"))
-    if name == "normals":  # The model's picture is (normal * accumulation + 1) / 2, grey where there is nothing.
-        return outputs["normals"] + (1 - accumulation) / 2
-    return outputs["albedo"] + (1 - accumulation)
+    colors = (outputs["unit_normals"] + 1) / 2 * accumulation if name == "normals" else outputs["albedo"]
+    return colors + (1 - accumulation)
 
 
 @torch.no_grad()

@@ -81,7 +81,7 @@ def surface_level(grid: Float[ndarray, "r r r"], spacing: float) -> float:
     if densest < -np.log1p(-MIN_OPACITY):
         raise UserError(
             f"the scene is empty: no ray through it loses {MIN_OPACITY:.0%} of its light. Look at it in ns-viewer, and "
-            "train again with another seed or a lower --pipeline.model.opacity-loss-mult"
+            "train again with another seed or a lower --pipeline.model.losses.opacity"
         )
     reach, miss = min(float(-np.log1p(-SURFACE_OPACITY)), densest / 4), len(grid) / 8
     seen = [_first(optical >= reach) for optical in passed]

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from tiny import GaussianGuide, GaussianGuideConfig
-from tiny_model import FIELD, SIZE, build, guided_batch, losses_of, pixels, solid
+from tiny_model import FIELD, NO_LOSSES, SIZE, build, guided_batch, losses_of, pixels, solid
 from torch.nn import functional as F
 
 from db3d_nerfstudio.errors import UserError
@@ -135,7 +135,7 @@ def test_light_on_latents_is_refused():
 
 
 def test_a_nerf_of_z_moves_to_the_guides_mean_without_its_encoder(monkeypatch):
-    model = latent(opacity_loss_mult=0.0, entropy_loss_mult=0.0, distortion_loss_mult=0.0)
+    model = latent(losses=NO_LOSSES)
     assert model.guide.resolution == 2 * SIZE
     monkeypatch.setattr(MixingGuide, "encode", None)
     optimizer = torch.optim.Adam(model.field.parameters(), lr=0.02)
@@ -145,7 +145,7 @@ def test_a_nerf_of_z_moves_to_the_guides_mean_without_its_encoder(monkeypatch):
         optimizer.step()
     outputs = model(guided_batch()[0])
     inside = outputs["accumulation"][:, 0] > 0.9
-    z = outputs["colors"][inside] / outputs["accumulation"][inside]
+    z = outputs["render"].colors[inside] / outputs["accumulation"][inside]
     assert z.shape[1] == 4 and inside.sum() > 20 and (z - 0.7).abs().mean() < 0.1
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, draw_shading, sample_light, shade
+from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, Surface, draw_shading, sample_light, shade
 
 CONFIG = ShadingConfig(warmup=0.2, lambertian_prob=0.75, textureless_prob=0.5)
 
@@ -14,7 +14,8 @@ def lit(config, shading, normal=(0.0, 0, 1), light=(0.0, 0, 2), position=(0.0, 0
     """One ray of one view that sees half-transparent red matter."""
     vectors = [torch.tensor(v).view(1, 1, 3) for v in (normal, position)]
     albedo, accumulation = torch.tensor([[[0.5, 0.0, 0.0]]]), torch.tensor([[[0.5]]])
-    return shade(config, torch.tensor([int(shading)]), albedo, accumulation, *vectors, torch.tensor([light])).squeeze()
+    surface = Surface(albedo, accumulation, *vectors)
+    return shade(config, torch.tensor([int(shading)]), surface, torch.tensor([light])).squeeze()
 
 
 def test_lambert_by_hand():
@@ -41,16 +42,14 @@ def test_each_view_has_its_own_shading_and_light():
     shading = torch.tensor([Shading.ALBEDO, Shading.LAMBERTIAN, Shading.TEXTURELESS])
     ones, up = torch.full((3, 2, 3), 0.5), torch.tensor([0.0, 0, 1]).expand(3, 2, 3)
     light = torch.tensor([[0.0, 0, 2], [0.0, 0, 2], [0.0, 0, -2]])
-    colour = shade(CONFIG, shading, ones, torch.ones(3, 2, 1), up, torch.zeros(3, 2, 3), light)
+    colour = shade(CONFIG, shading, Surface(ones, torch.ones(3, 2, 1), up, torch.zeros(3, 2, 3)), light)
     torch.testing.assert_close(colour[:, 0, 0], torch.tensor([0.5, 0.5, 0.1]))
 
 
 def test_shading_carries_gradient_into_normals():
     normals = torch.tensor([[[0.6, 0.0, 0.8]]], requires_grad=True)
-    colour = shade(
-        CONFIG, torch.tensor([int(Shading.TEXTURELESS)]), torch.ones(1, 1, 3), torch.ones(1, 1, 1), normals,
-        torch.zeros(1, 1, 3), torch.tensor([[0.0, 0, 2.0]]),
-    )  # fmt: skip
+    surface = Surface(torch.ones(1, 1, 3), torch.ones(1, 1, 1), normals, torch.zeros(1, 1, 3))
+    colour = shade(CONFIG, torch.tensor([int(Shading.TEXTURELESS)]), surface, torch.tensor([[0.0, 0, 2.0]]))
     colour.sum().backward()
     torch.testing.assert_close(normals.grad, torch.tensor([[[0.0, 0.0, 2.7]]]))
 

@@ -27,7 +27,7 @@ def test_panels_are_in_front_of_white():
     outputs = {
         "albedo": torch.tensor([[[0.2, 0.4, 0.6], [0.0, 0.0, 0.0]]]),  # "rgb" is in front of training's background.
         "accumulation": torch.tensor([[[1.0], [0.0]]]),
-        "normals": torch.tensor([[[0.5, 0.5, 1.0], [0.5, 0.5, 0.5]]]),
+        "unit_normals": torch.tensor([[[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]]),
         "depth": torch.tensor([[[2.0], [4.5]]]),
     }
     rgb, normals, depth = (turntable.panel(name, outputs, 3.0) for name in ("rgb", "normals", "depth"))

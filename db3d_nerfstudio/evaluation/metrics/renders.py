@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views, orbit_cameras
-from db3d_nerfstudio.nerf.shading import Shading, shade
+from db3d_nerfstudio.nerf.shading import Shading, Surface, shade
 
 if TYPE_CHECKING:
     from nerfstudio.cameras.cameras import Cameras
@@ -65,17 +65,15 @@ def render_orbit(model: DreamBooth3DModel, resolution: int, num_views: int = NUM
 def _render(model: DreamBooth3DModel, camera: Cameras) -> tuple[Tensor, ...]:
     outputs = model.get_outputs_for_camera(camera)
     height, width = outputs["accumulation"].shape[:2]
-    flat = {name: outputs[name].view(1, height * width, -1) for name in ("albedo", "accumulation", "normals", "depth")}
-    accumulation = flat["accumulation"]
-    # The model's image of the normals is (normal * accumulation + 1) / 2.
-    normals = (flat["normals"] * 2 - 1) / accumulation.clamp_min(1e-6)
     rays = camera.generate_rays(camera_indices=0)
-    points = (rays.origins + rays.directions * outputs["depth"]).view(1, -1, 3)
+    points = rays.origins + rays.directions * outputs["depth"]
+    values = (outputs["albedo"], outputs["accumulation"], outputs["unit_normals"], points)
+    surface = Surface(*(value.view(1, height * width, -1) for value in values))
     light = rays.origins.view(-1, 3)[:1]
     images = []
     for mode in (Shading.ALBEDO, Shading.LAMBERTIAN, Shading.TEXTURELESS):
         which = torch.tensor([int(mode)])
-        colour = shade(model.config.shading, which, flat["albedo"], accumulation, normals, points, light)
-        image = (colour + 1 - accumulation).view(height, width, 3)
+        colour = shade(model.config.shading, which, surface, light)
+        image = (colour + 1 - surface.accumulation).view(height, width, 3)
         images.append(image.permute(2, 0, 1).clamp(0, 1))
-    return *images, accumulation.view(height, width)
+    return *images, surface.accumulation.view(height, width)
