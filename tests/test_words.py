@@ -9,6 +9,7 @@ from db3d_nerfstudio.words import (
     Subject,
     direction_names,
     direction_weights,
+    drop_identifier,
     nearest_prompts,
     parse_subject,
     view_prompts,
@@ -19,6 +20,17 @@ from db3d_nerfstudio.words import (
 def views(*elevation_azimuth: tuple[float, float]) -> Views:
     elevation, azimuth = torch.tensor(elevation_azimuth, dtype=torch.float32).T
     return Views(elevation, azimuth, torch.full_like(azimuth, 3.0), torch.full_like(azimuth, 40.0))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a photo of a sks dog in the snow", "a photo of a dog in the snow"),
+        ("sks, the dog of sks-land", ", the dog of sks-land"),
+    ],
+)
+def test_the_identifier_is_dropped_as_a_word(prompt, plain):
+    assert drop_identifier(prompt, "sks") == plain
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""DreamBooth as a product of its own: a personalised model, its uses, its prompts."""
+"""DreamBooth on its own: `db3d dreambooth`, `db3d sample` and `db3d tokens`."""

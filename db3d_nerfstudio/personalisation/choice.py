@@ -1,4 +1,4 @@
-"""Which guides there are, for commands that let one choose."""
+"""The guides that a command can choose from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUIDES: dict[str, type[DiffusersGuideConfig]] = {
     "sdxl": SDXLGuideConfig,
     "deepfloyd": DeepFloydGuideConfig,
 }
-"""Configs by the names that a command line has for them."""
+"""Configs by their names on the command line."""
 
 GuideChoice = tyro.extras.subcommand_type_from_defaults(
     {name: config() for name, config in GUIDES.items()}, prefix_names=False
@@ -32,20 +32,20 @@ GuideChoice = tyro.extras.subcommand_type_from_defaults(
 
 
 def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> DiffusersGuideConfig:
-    """The config of the guide that a personalised folder is for; `given`, if there is no folder or it does not say.
+    """The config of the guide that a personalised folder belongs to; `given` if there is no folder or no record in it.
 
-    What does not change the guide's answers, such as device and precision, is taken from `given` if it is of that kind.
+    Settings that do not change the guide's output, such as device and precision, come from `given` if the kinds match.
     """
     if personalised is None:
         return given
     if not personalised.is_dir():
-        raise UserError(f"{personalised} is no folder: give --personalised the one that `db3d dreambooth` printed")
+        raise UserError(f"{personalised} is not a folder: give --personalised the one that `db3d dreambooth` printed")
     record = read_record(personalised)
     if record is None:
         return given
     kinds = {config.__name__: config for config in GUIDES.values()}
     if record["guide"] not in kinds:
-        raise UserError(f"{personalised} is for a guide called {record['guide']}, which no command offers.")
+        raise UserError(f"{personalised} needs the guide {record['guide']}: this version has {', '.join(kinds)}")
     kind = kinds[record["guide"]]
     types = typing.get_type_hints(kind)
     settings = {key: _restored(types[key], value) for key, value in record["settings"].items() if key in types}

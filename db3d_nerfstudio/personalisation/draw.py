@@ -1,4 +1,4 @@
-"""`db3d sample`: images of any prompt, by a guide as it came or personalised."""
+"""`db3d sample`: images of any prompt, by an untuned or a personalised guide."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ class SampleConfig:
     """Draw images of a prompt."""
 
     prompt: str
-    """What to draw; the name of a personalised subject is its identifier and class noun."""
+    """What to draw; a personalised subject is named by its identifier and class noun."""
     personalised: Path | None = None
-    """Folder that `db3d dreambooth` saved: it says itself which guide it is for. Unset, the guide as it came."""
+    """Folder that `db3d dreambooth` saved, which records its guide; by default the guide is untuned."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """Prompt that guidance leads away from."""
     num: int = 8
-    """How many images."""
+    """Number of images."""
     steps: int = 25
-    """Steps of the sampler for each image."""
+    """Sampler steps per image."""
     guidance_scale: float = 5.0
-    """Guidance scale: how much the prompt counts; 1 is the model without guidance."""
+    """Classifier-free guidance scale; 1 is no guidance."""
     seed: int = 0
-    """Seed of the noise that the images come from."""
+    """Seed of the images' noise."""
     output: Path = Path("outputs/sample")
     """Folder for the images and a sheet of them; older images of the same names are overwritten."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to run on."""
     guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
-    """The text-to-image model, if no personalised folder names it."""
+    """The text-to-image model; ignored where the personalised folder records one."""
 
 
 def main(config: SampleConfig) -> None:
-    """Draw, write the images and say where."""
+    """Draw and write the images, and print their paths."""
     guide = guide_of(config.personalised, config.guide).setup(device=config.device)
     if config.personalised is not None:
         guide.load(config.personalised)

@@ -1,7 +1,7 @@
-"""`db3d tokens`: is a word fit to be an identifier, and does the model know the class noun?
+"""`db3d tokens`: is a word a good identifier, and what does the model draw for the class noun?
 
-DreamBooth asks for a rare token (2208.12242, section 3.2): a word that is split into letters has strong associations
-with these, and a word with a meaning has to unlearn it first. "sks", which everybody uses, is a rifle.
+DreamBooth needs a rare token (2208.12242, section 3.2): a word that is split into letters has strong associations
+with these, and a word with a meaning has to unlearn it first. "sks", the usual choice, is a rifle.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ NOISES = (0.9, 0.7, 0.5, 0.3)
 
 @dataclass
 class TokensConfig:
-    """Check an identifier and a class noun against a model's vocabulary, and look at what it makes of them."""
+    """Check an identifier and a class noun against a model's vocabulary, and draw both."""
 
     identifier: str = "sks"
-    """The word to check, for the subject's name."""
+    """The word to check."""
     class_noun: str = "duck"
     """What kind of thing the subject is."""
     output: Path = Path("outputs/tokens")
     """Folder for the sheet."""
     num: int = BATCH
-    """Images of every prompt on the sheet."""
+    """Images per prompt on the sheet."""
     steps: int = 25
-    """Steps of the sampler for each image."""
+    """Sampler steps per image."""
     seed: int = 0
     """Seed of the images and of the noise that meanings are measured on."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to run on."""
     guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
     """The text-to-image model."""
 
 
 @dataclass(frozen=True)
 class Word:
-    """What a model has for a word."""
+    """A word in a model's vocabulary."""
 
     word: str
     pieces: tuple[str, ...]
     """The tokens that it is split into."""
     ids: tuple[int, ...]
-    """Their numbers: where the vocabulary was learned by merging, high ones are rare."""
+    """Their ids; in a vocabulary learned by merging, high ids are rare."""
     meaning: float
     """By how much the word changes the estimated noise of "a photo of a NOUN"; the noun itself changes it by 1."""
 
@@ -77,8 +77,8 @@ def main(config: TokensConfig) -> None:
         tokens = ", ".join(f"{piece} {number}" for piece, number in zip(entry.pieces, entry.ids, strict=True))
         announce(f"{entry.word:<14}{entry.meaning:>8.2f}  {tokens}")
     announce(verdict(table))
-    announce(f'The class noun "{noun}" is {", ".join(pieces_of(guide, noun)[0])}: the sheet shows what that is to it.')
-    announce(f"The sheet: {_write_sheet(config, guide)}")
+    announce(f'The class noun "{noun}" has the tokens {", ".join(pieces_of(guide, noun)[0])}.')
+    announce(f"What the model draws for both: {_write_sheet(config, guide)}")
     announce(f'Next: db3d dreambooth --data FOLDER --prompt "a photo of a {identifier} {noun}"')
 
 
@@ -97,15 +97,15 @@ def pieces_of(guide: DiffusersGuide, word: str) -> tuple[tuple[str, ...], tuple[
 
 
 def verdict(table: list[Word]) -> str:
-    """What the table says of its first word."""
+    """The conclusion about the table's first word."""
     first, others = table[0], table[1:]
     rare = [entry.word for entry in others if len(entry.pieces) == 1 and entry.word not in COMMON][:3]
     if len(first.pieces) > 1:
-        better = f" Of one token are: {', '.join(rare)}." if rare else ""
+        better = f" These are one token: {', '.join(rare)}." if rare else ""
         return f'"{first.word}" is split into {len(first.pieces)} tokens, whose meanings it has to unlearn.{better}'
     common = [entry for entry in others if entry.word in COMMON and entry.meaning <= first.meaning]
     if common:
-        better = f" Less is changed by: {', '.join(rare)}." if rare else ""
+        better = f" These mean less: {', '.join(rare)}." if rare else ""
         return f'"{first.word}" is one token, but means as much as "{common[0].word}" to this model.{better}'
     return f'"{first.word}" is one token and means little to this model: a good identifier.'
 
@@ -120,7 +120,7 @@ def _is_known(guide: DiffusersGuide, word: str) -> bool:
 
 @torch.no_grad()
 def _changes(guide: DiffusersGuide, reference: str, prompts: list[str], seed: int) -> list[float]:
-    """How far prompts move the estimate of pure noise from the reference's, in units of how far that is from ""'s."""
+    """Distance of each prompt's noise estimate from the reference's, in units of the reference's distance from ""'s."""
     shape = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
     noise = standard_noise((len(NOISES), *shape), guide.device, torch.Generator().manual_seed(seed))
     t = torch.tensor([int(fraction * len(guide.alphas_cumprod)) for fraction in NOISES], device=guide.device)

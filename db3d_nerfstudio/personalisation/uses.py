@@ -1,7 +1,7 @@
-"""What a personalised model is good for: the applications of the DreamBooth paper (2208.12242, section 4.4) as prompts.
+"""The applications of the DreamBooth paper (2208.12242, section 4.4) as prompts.
 
-The embedded guide gets prompts in its own words; other models those of the paper's figures and of its evaluation
-(github.com/google/dreambooth, dataset/prompts_and_classes.txt).
+The embedded guide gets prompts from its own vocabulary; other models those of the paper's figures and of its
+evaluation (github.com/google/dreambooth, dataset/prompts_and_classes.txt).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def uses(subject: Subject, toys: bool) -> list[Use]:
     """All applications for a subject.
 
     Args:
-        toys: Only the words of the embedded guide may be used.
+        toys: Use only words of the embedded guide.
     """
     return _uses_of_toys(subject) if toys else _uses(subject)
 

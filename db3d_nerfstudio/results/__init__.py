@@ -1,1 +1,1 @@
-"""What one takes home from a run: meshes, films, a report."""
+"""The results of a run: meshes, films, a report."""

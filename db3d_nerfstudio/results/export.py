@@ -37,13 +37,13 @@ class ExportConfig:
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder; RUN/initial for the initial NeRF."""
     format: Format = "glb"
-    """glb: everything in one file; obj: with a material and a texture beside it; ply: colours at the vertices."""
+    """glb: one file; obj: with a material and a texture beside it; ply: colours at the vertices."""
     output: Path | None = None
-    """Folder for the files; unset, RUN/exports."""
+    """Folder for the files; by default RUN/exports."""
     resolution: int = 128
-    """Vertices along each edge of the grid in which the surface is found."""
+    """Vertices along each edge of the grid that the surface is extracted from."""
     max_faces: int = 20_000
-    """The mesh is simplified to as many triangles."""
+    """The mesh is simplified to this many triangles."""
     texture_size: int = 1024
     """Side of the texture, pixels."""
 
@@ -133,7 +133,7 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def main(config: ExportConfig) -> None:
-    """Write the mesh and its page, and say what they are."""
+    """Write the mesh and its page, and print what they are."""
     from rich.progress import Progress
 
     from db3d_nerfstudio.console import announce, is_quiet

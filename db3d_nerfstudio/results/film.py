@@ -34,20 +34,20 @@ Panel = Literal["rgb", "normals", "depth"]
 
 @dataclass
 class TurntableConfig:
-    """Film a run on a turntable: an mp4 and a gif that goes round for ever."""
+    """Film a run on a turntable, as an mp4 and as an endless gif."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder; RUN/initial for the initial NeRF."""
     output: Path | None = None
-    """Folder for the films; unset, RUN/exports."""
+    """Folder for the films; by default RUN/exports."""
     panels: tuple[Panel, ...] = ("rgb", "normals", "depth")
-    """What is shown side by side."""
+    """What to show side by side."""
     frames: int = 48
-    """Frames of one turn."""
+    """Frames per turn."""
     size: int = 96
-    """Side of a panel, pixels; even, as films want it."""
+    """Side of a panel, pixels; an even number, as mp4 needs."""
     fps: int = 16
-    """Frames a second."""
+    """Frames per second."""
 
 
 def panel(name: Panel, outputs: dict[str, Tensor], distance: float) -> Float[Tensor, "h w 3"]:
@@ -113,7 +113,7 @@ def make_ffmpeg_findable() -> None:
 
 
 def main(config: TurntableConfig) -> None:
-    """Film the run and say where the films are."""
+    """Film the run, and print where the films are."""
     from rich.progress import track
 
     from db3d_nerfstudio.console import announce, is_quiet

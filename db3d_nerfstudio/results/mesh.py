@@ -1,7 +1,7 @@
 """From a density field to a mesh: grid, level, marching cubes without dust, face budget, y-up. Pure functions.
 
-The scene has z up and +x in front (`cameras.py`). A mesh that goes out into the world has y up and +z in front, as glTF
-wants it (glTF 2.0, section 3.4), its bounding box centred at the origin, and 1 as the box's longest edge.
+The scene has z up and +x in front (`cameras.py`). An exported mesh has y up and +z in front, as in glTF (glTF 2.0,
+section 3.4), its bounding box centred at the origin, and 1 as the box's longest edge.
 """
 
 from __future__ import annotations
@@ -58,14 +58,12 @@ def density_grid(
 def surface_level(grid: Float[ndarray, "r r r"], spacing: float) -> float:
     """The density whose level set lies where the renderer sees the surface; below the peak, so never an empty set.
 
-    A fixed level (25 in threestudio) loses soft scenes and swells hard ones. The renderer meets a surface where the
-    first quarter of the light is gone, or, in a scene so thin that this lies deep inside or nowhere, at a quarter of
-    the densest ray's optical depth. Rays along the three axes in both directions are integrated through the grid, and
-    of `NUM_LEVELS` levels the one is taken whose first crossing is nearest to that depth in the mean. A ray that only
-    one of the two hits counts as a miss by an eighth of the scene, so that silhouettes count too.
-
-    Why a quarter: in two fits to views of a true toy it gave levels of 11 and closed surfaces 0.010 from the truth;
-    a half gave 28, inside the skin, whose pinholes then open the hollows within, and surfaces 0.024 to 0.027 away.
+    A fixed level (25 in threestudio) loses soft scenes and swells hard ones. Here the surface is where a ray has lost
+    a quarter of its light, or, in a scene so thin that this lies deep inside or nowhere, a quarter of the densest ray's
+    optical depth; at a half, pinholes open the hollows inside. Rays along the three axes in both directions are
+    integrated through the grid, and of `NUM_LEVELS` levels the one is used whose first crossing is nearest to that
+    depth in the mean. A ray that only one of the two hits counts as a miss by an eighth of the scene, so that
+    silhouettes count too.
 
     Args:
         grid: Density per scene unit.
@@ -104,9 +102,9 @@ def _first(hit: Bool[ndarray, "n r r"]) -> Float[ndarray, "r r"]:
 def extract_surface(grid: Float[ndarray, "r r r"], level: float) -> Trimesh:
     """The closed outer surface of the matter, without dust, in scene units.
 
-    Pieces are sets of vertices above the level that touch; those below `LEAST_PIECE` go. Hollows inside are filled,
-    because no one sees them. The cubes march on the logarithm of the density, which has the same level sets and is
-    nearer to linear between two vertices than a density that jumps from nothing to hundreds.
+    Pieces are connected sets of vertices above the level; those below `LEAST_PIECE` are removed. Hollows inside are
+    filled, because nobody sees them. The cubes march on the logarithm of the density, which has the same level sets
+    and is nearer to linear between two vertices.
 
     Raises:
         ValueError: nothing is above the level.

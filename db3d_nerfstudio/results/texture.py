@@ -48,7 +48,7 @@ def unwrap(mesh: Trimesh, size: int) -> Atlas:
 def texel_points(
     mesh: Trimesh, atlas: Atlas, size: int
 ) -> tuple[Bool[ndarray, "size size"], Float[ndarray, "n 3"], Float[ndarray, "n 3"]]:
-    """The points of the surface that the centres of the texels show, found by casting a ray through every texel.
+    """The points of the surface at the centres of the texels, found by casting a ray through every texel.
 
     Returns:
         Which texels show the surface, row 0 on top; for each of these, in reading order, the point and the normal
@@ -80,9 +80,9 @@ def surface_albedo(
     num_samples: int = 5,
     device: torch.device | str = "cpu",
 ) -> Float[ndarray, "n 3"]:
-    """What a ray that meets the surface head-on shows there: albedo by the weights of volume rendering.
+    """The albedo that a ray perpendicular to the surface shows, by the weights of volume rendering.
 
-    At the surface itself the field may be thin air, whose colour nothing has trained; so samples run from `depth`
+    Right at the surface the field may be nearly empty, where its colour is untrained; so samples run from `depth`
     scene units outside to `depth` inside.
     """
     offsets = torch.linspace(depth, -depth, num_samples, device=device)
@@ -101,7 +101,7 @@ def surface_albedo(
 
 
 def fill_gaps(image: Float[ndarray, "h w 3"], covered: Bool[ndarray, "h w"]) -> Float[ndarray, "h w 3"]:
-    """Every texel that shows no surface gets the colour of the nearest that does: no seam bleeds, at any zoom."""
+    """Give every texel without surface the colour of the nearest one with, so that no seam bleeds at any zoom."""
     from scipy.ndimage import distance_transform_edt
 
     rows, columns = distance_transform_edt(~covered, return_distances=False, return_indices=True)
@@ -114,7 +114,7 @@ def bake(mesh: Trimesh, field: GridField, size: int, depth: float) -> Trimesh:
     Args:
         mesh: A surface of the field, in scene units.
         size: Side of the texture, pixels.
-        depth: How far from the surface colours are looked for, scene units.
+        depth: Distance from the surface within which colours are sampled, scene units.
     """
     import trimesh
     from PIL import Image

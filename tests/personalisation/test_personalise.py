@@ -155,13 +155,14 @@ def test_word_in_pieces_is_no_good_identifier(tmp_path: Path) -> None:
     table = tokens.look_up(StableDiffusionGuideConfig(model=str(model)).setup(), ["sks", "q", "red"], "dog", seed=0)
     assert table[0].pieces == ("s", "k", "s</w>") and len(table[0].ids) == 3
     assert (
-        tokens.verdict(table) == '"sks" is split into 3 tokens, whose meanings it has to unlearn. Of one token are: q.'
+        tokens.verdict(table)
+        == '"sks" is split into 3 tokens, whose meanings it has to unlearn. These are one token: q.'
     )
 
 
 def test_word_with_a_meaning_is_no_good_identifier() -> None:
     rare, named, red = (tokens.Word(word, (word,), (0,), m) for word, m in (("zwx", 0.1), ("sks", 0.9), ("red", 0.8)))
-    assert 'means as much as "red" to this model. Less is changed by: zwx.' in tokens.verdict([named, rare, red])
+    assert 'means as much as "red" to this model. These mean less: zwx.' in tokens.verdict([named, rare, red])
     assert "a good identifier" in tokens.verdict([rare, named, red])
 
 

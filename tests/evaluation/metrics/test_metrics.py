@@ -40,17 +40,6 @@ def test_the_pool_has_other_contexts_of_the_class_and_other_classes():
     assert pool == ["a dog", "a duck", "a dog on grass", "a duck on grass"]
 
 
-@pytest.mark.parametrize(
-    ("prompt", "plain"),
-    [
-        ("a photo of a sks dog in the snow", "a photo of a dog in the snow"),
-        ("sks, the dog of sks-land", ", the dog of sks-land"),
-    ],
-)
-def test_the_identifier_is_dropped_as_a_word(prompt, plain):
-    assert r_precision.drop_identifier(prompt, "sks") == plain
-
-
 def test_r_precision_by_hand_looks_at_angles_and_not_at_lengths():
     pool = torch.tensor([[1.0, 0.0], [30.0, 30.0], [0.0, 0.1]])
     images = torch.tensor([[9.0, 1.0], [1.0, 1.2], [0.0, 2.0], [-1.0, 9.0]])
