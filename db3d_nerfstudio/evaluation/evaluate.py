@@ -136,7 +136,7 @@ def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> 
     if folder is None:
         return None
     masks = None if config.cutouts is None else load_masks(config.cutouts, PHOTO_SIZE)[:, 0]
-    return Photos(load_photos(folder, PHOTO_SIZE), masks)
+    return Photos(load_photos(folder, PHOTO_SIZE, config.cutouts), masks)
 
 
 def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Subject | None:

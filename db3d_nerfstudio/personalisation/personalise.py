@@ -29,6 +29,7 @@ from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import BATCH, draw
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
+from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, shown, tuning
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
@@ -75,6 +76,8 @@ class PersonaliseConfig:
 def main(config: PersonaliseConfig) -> None:
     """Do what is not done yet, and say where everything is."""
     data, subject = _subject(config)
+    for line in check_photos(data):
+        announce(line)
     output = config.output or Path("outputs", "dreambooth", data.resolve().name)
     job = Personaliser(config, data, subject, output)
     with shown(job.progress):

@@ -17,7 +17,7 @@ from nerfstudio.engine.trainer import Trainer, TrainerConfig
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError, exit_on_user_error
-from db3d_nerfstudio.photos import load_photo, photo_paths
+from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
@@ -72,8 +72,8 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             parse_subject(model.prompt, phases.identifier, phases.class_noun)
         if datamanager.data is not None:
             datamanager.data = datamanager.data.expanduser().absolute()
-            for path in photo_paths(datamanager.data):
-                load_photo(path, resolution=8)
+            for line in check_photos(datamanager.data):
+                announce(line)
 
     def _take_example(self) -> None:
         """Without photos, the bundled toy's: where there is no prompt, or one about a toy of its kind."""
