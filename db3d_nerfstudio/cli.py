@@ -52,7 +52,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f'db3d has no command "{args[0]}".\n{usage()}')
     import tyro
 
+    from db3d_nerfstudio.console import ignore_known_warnings
     from db3d_nerfstudio.errors import exit_on_user_error
+
+    ignore_known_warnings()
 
     command = COMMANDS[args[0]]
     module = import_module(f"db3d_nerfstudio.{command.module}")

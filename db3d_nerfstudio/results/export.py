@@ -136,9 +136,8 @@ def main(config: ExportConfig) -> None:
     """Write the mesh and its page, and print what they are."""
     from rich.progress import Progress
 
-    from db3d_nerfstudio.console import announce, is_quiet
+    from db3d_nerfstudio.console import CONSOLE, announce, is_quiet
     from db3d_nerfstudio.results.open_run import exports_folder, open_run
-    from db3d_nerfstudio.run.progress import CONSOLE
 
     field = open_run(config.run).model.field
     with Progress(console=CONSOLE, disable=is_quiet(), transient=True) as progress:

@@ -116,9 +116,8 @@ def main(config: TurntableConfig) -> None:
     """Film the run, and print where the films are."""
     from rich.progress import track
 
-    from db3d_nerfstudio.console import announce, is_quiet
+    from db3d_nerfstudio.console import CONSOLE, announce, is_quiet
     from db3d_nerfstudio.results.open_run import exports_folder, open_run
-    from db3d_nerfstudio.run.progress import CONSOLE
 
     if config.size < 2 or config.size % 2 or config.frames < 1 or config.fps < 1 or not config.panels:
         raise UserError("a film needs an even --size, and at least one of --frames, --fps and --panels")

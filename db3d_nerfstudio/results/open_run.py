@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.run.folder import checkpoint_step, read_config
 
@@ -41,7 +42,8 @@ def open_run(run: Path) -> DreamBooth3DPipeline:
         return config
 
     try:
-        return eval_setup(run / "config.yml", test_mode="inference", update_config_callback=here)[1]
+        with nerfstudio_silenced():
+            return eval_setup(run / "config.yml", test_mode="inference", update_config_callback=here)[1]
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"the checkpoint in {run / CHECKPOINTS} cannot be loaded: {error}") from None
 

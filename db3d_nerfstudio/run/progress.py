@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from nerfstudio.utils.rich_utils import CONSOLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from db3d_nerfstudio.console import is_quiet
+from db3d_nerfstudio.console import CONSOLE, is_quiet
 from db3d_nerfstudio.training.phases import PhasesConfig
 
 Event = Literal["begin", "update", "end"]

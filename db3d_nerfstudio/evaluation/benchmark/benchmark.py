@@ -135,7 +135,6 @@ def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkS
 
 def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dict[str, str]]:
     """Run the jobs on Ray: the records of those that succeeded, in their order, and why others did not."""
-    from nerfstudio.utils.rich_utils import CONSOLE
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -144,6 +143,8 @@ def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dic
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+
+    from db3d_nerfstudio.console import CONSOLE
 
     outcomes: dict[int, Record | str] = {}
     columns = (TextColumn("Cells"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides import memory
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
@@ -142,7 +142,7 @@ class DiffusersGuide(DiffusionGuide):
         classes, vae = self._text_encoder_classes(), self._vae_source()
         parts = memory.read_parts(self.source, classes, self._text_dtype, vae)
         needed, advice = memory.check_fits(self.config, parts, self.dtype, free, self.device)
-        CONSOLE.print(advice or f"The guide needs about {needed} on {self.device}, {free / memory.GIB:.1f} are free.")
+        announce(advice or f"The guide needs about {needed} on {self.device}, {free / memory.GIB:.1f} are free.")
 
     def _vae_source(self) -> str | None:
         """Folder or hub id of the VAE, if the guide has one."""
