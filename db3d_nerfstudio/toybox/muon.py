@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import Parameter
 
+from db3d_nerfstudio.toybox.processes import add_up, processes
+
 
 def orthogonalise(matrix: Float[Tensor, "m n"], steps: int = 5) -> Float[Tensor, "m n"]:
     """The nearest matrix with singular values near 1 (between about 0.7 and 1.2), by Newton-Schulz iteration."""
@@ -32,15 +34,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Move every parameter that has a gradient by `lr` times the orthogonalised Nesterov momentum."""
+        """Move every parameter that has a gradient by `lr` times the orthogonalised Nesterov momentum.
+
+        Several processes share the orthogonalising: each does every so many matrices, and then all get all.
+        """
+        rank, num = processes()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = []
+            for index, weight in enumerate(weights):
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-                update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
-                scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
-                weight.add_(orthogonalise(update.to(self._dtype)).view_as(weight), alpha=-group["lr"] * scale)
+                if index % num == rank:
+                    update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
+                    scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
+                    updates.append(scale * orthogonalise(update.to(self._dtype)).view_as(weight).to(weight.dtype))
+                else:
+                    updates.append(torch.zeros_like(weight))
+            add_up(updates)
+            for weight, update in zip(weights, updates, strict=True):
+                weight.add_(update, alpha=-group["lr"])

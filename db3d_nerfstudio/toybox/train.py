@@ -11,7 +11,6 @@ trains with two processes, which on two cores see a third more images than two t
 
 from __future__ import annotations
 
-import atexit
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.batches import draw_batch, drop_captions, say_toy, tokenize
 from db3d_nerfstudio.toybox.dataset import DatasetConfig, load_dataset, make_dataset
 from db3d_nerfstudio.toybox.muon import Muon
+from db3d_nerfstudio.toybox.processes import average_gradients, processes
 from db3d_nerfstudio.toybox.sides import side, with_side
 
 SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
@@ -52,6 +52,9 @@ class TrainConfig:
     """Peak of Muon's rate, which moves the weights of inner layers; AdamW moves the rest."""
     cooldown: float = 0.4
     """Share of the training over which the rate falls."""
+    timestep_power: float = 4.0
+    """The density of the timesteps rises with this power of t: the higher, the more of the training goes to reading
+    captions and the less to drawing edges."""
     max_weight: float = 5.0
     """Bound on the weight 1 / (1 - alpha_bar) of an image in the loss."""
     unconditional: float = 0.1
@@ -86,39 +89,13 @@ def split_parameters(module: torch.nn.Module) -> tuple[list[Parameter], list[Par
     return [named[name] for name in inner], [weight for name, weight in named.items() if name not in inner]
 
 
-def draw_timesteps(num: int, num_timesteps: int) -> Int[Tensor, " num"]:
-    """Timesteps with a density that rises with the fourth power of t.
+def draw_timesteps(num: int, num_timesteps: int, power: float) -> Int[Tensor, " num"]:
+    """Timesteps with a density that rises with a power of t; 0 draws them evenly.
 
     Areas of one colour shine through all but the highest noise of a 64 x 64 picture: below it the network sees class
-    and side in the picture, and only above it must it learn to read the caption.
+    and side in the picture, and only above it must it learn to read the caption. Edges are made where t is low.
     """
-    return (torch.rand(num) ** (1 / 5) * num_timesteps).long().clamp(max=num_timesteps - 1)
-
-
-def processes() -> tuple[int, int]:
-    """Which of torchrun's processes this is, and how many there are; the first of one without torchrun."""
-    from torch import distributed
-
-    if not distributed.is_torchelastic_launched():
-        return 0, 1
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo")
-        atexit.register(distributed.destroy_process_group)  # Its threads would abort Python at its end.
-    return distributed.get_rank(), distributed.get_world_size()
-
-
-def average_gradients(module: torch.nn.Module) -> None:
-    """Give all processes the mean of their gradients."""
-    from torch import distributed
-
-    _, num = processes()
-    if num == 1:
-        return
-    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat)
-    for gradient, mean in zip(gradients, (flat / num).split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    return (torch.rand(num) ** (1 / (power + 1)) * num_timesteps).long().clamp(max=num_timesteps - 1)
 
 
 class Trainer:
@@ -155,7 +132,8 @@ class Trainer:
     def train_step(self, images: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b n"]) -> float:
         """One step on images in [-1, 1] and their captions; the weighted loss of the clean image."""
         z = torch.nn.functional.pixel_unshuffle(images, network.PATCH).contiguous(memory_format=torch.channels_last)
-        noise, t = torch.randn_like(z), draw_timesteps(len(z), len(self.alphas_cumprod))
+        noise = torch.randn_like(z)
+        t = draw_timesteps(len(z), len(self.alphas_cumprod), self.config.timestep_power)
         abar = self.alphas_cumprod[t][:, None, None, None]
         z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
         weight = (1 / (1 - abar)).clamp(max=self.config.max_weight)
