@@ -1,5 +1,7 @@
 """Captions: what a photo of a toy is called, and the vocabulary that this takes."""
 
+from dataclasses import replace
+
 from numpy.random import Generator
 
 from db3d_nerfstudio.cameras import wrap_degrees
@@ -39,11 +41,16 @@ def direction(azimuth: float, elevation: float) -> str:
     return f"overhead {name}" if elevation > 60 else name
 
 
+def mirrored(shot: Shot) -> Shot:
+    """Where the mirror image of a photo of a toy, which is its own mirror image, looks to be taken from."""
+    return replace(shot, azimuth=-shot.azimuth)
+
+
 def draw_view_name(rng: Generator, shot: Shot) -> str | None:
     """What a caption calls the view: one of four words, or one of eight directions; None where no one could tell."""
-    if rng.random() < 0.4:
-        return view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
-    return direction(shot.azimuth, shot.elevation) if abs(shot.elevation - 60) > 3 else None
+    word = view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
+    name = direction(shot.azimuth, shot.elevation) if abs(shot.elevation - 60) > 3 else None
+    return word or name if rng.random() < 0.4 else name or word
 
 
 def caption(traits: Traits, context: str | None = None, view: str | None = None) -> str:
@@ -75,7 +82,7 @@ def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:
         accessory=keep(traits.accessory, 0.85),
         accessory_color=keep(traits.accessory_color, 0.8),
     )
-    return caption(heard, keep(shot.context, 0.85), keep(draw_view_name(rng, shot), 0.85))
+    return caption(heard, keep(shot.context, 0.85), keep(draw_view_name(rng, shot), 0.92))
 
 
 def words() -> list[str]:

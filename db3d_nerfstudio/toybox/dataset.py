@@ -3,7 +3,7 @@
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ from jaxtyping import Int, UInt8
 from numpy import ndarray
 
 from db3d_nerfstudio.toybox.captions import VIEWS, draw_caption, is_clear_view, view_word
-from db3d_nerfstudio.toybox.scene import Studio, draw_shot
-from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, make_subject
+from db3d_nerfstudio.toybox.scene import Shot, Studio, draw_shot
+from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, Traits, make_subject
 from db3d_nerfstudio.toybox.toys import PALETTE
 
 CAPTIONS_PER_IMAGE = 4
@@ -35,6 +35,8 @@ class DatasetConfig:
     """Subjects in one file."""
     first_seed: int = 0
     """Seed of the first subject. The guide, the judge and the tests use ranges that do not meet."""
+    toy_share: float = 0.0
+    """Share of the subjects that are none of the known kinds, but a "toy"."""
     workers: int = 2
     """Processes that photograph."""
 
@@ -48,35 +50,54 @@ class Pictures:
     """`CAPTIONS_PER_IMAGE` captions of every image."""
     labels: Int[ndarray, "n 3"]
     """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; -1 where it cannot be seen: a
-    view on the border of two, a colour that hardly shows (a house from above is all roof)."""
+    view on the border of two, a colour that hardly shows (a house from above is all roof), no known kind."""
 
 
-def photograph_subject(seed: int, views: int) -> tuple[list[ndarray], list[list[str]], list[list[int]]]:
-    """Photos, captions and labels of the subject of a seed."""
+@dataclass(frozen=True)
+class Scene:
+    """What the captions of a photo are drawn from."""
+
+    traits: Traits
+    shot: Shot
+    """Where from and in what context; light and colours of the background are forgotten."""
+
+
+def photograph_subject(seed: int, views: int, toy_share: float = 0.0) -> tuple[list, list, list, list]:
+    """Photos (UInt8[ndarray, "h w 3"]), captions, labels and scenes of the subject of a seed."""
     rng = np.random.default_rng((seed, 1))
-    studio = Studio(make_subject(seed))
+    is_toy = np.random.default_rng((seed, 2)).random() < toy_share
+    studio = Studio(make_subject(seed, "toy" if is_toy else None))
     traits = studio.subject.traits
-    images, captions, labels = [], [], []
+    noun = -1 if is_toy else CLASS_NOUNS.index(traits.class_noun)
+    images, captions, labels, scenes = [], [], [], []
     for _ in range(views):
         shot = draw_shot(rng)
         view = VIEWS.index(view_word(shot.azimuth, shot.elevation)) if is_clear_view(shot) else -1
         images.append(studio.photograph(shot))
         captions.append([draw_caption(rng, traits, shot) for _ in range(CAPTIONS_PER_IMAGE)])
         color = list(PALETTE).index(traits.main_color) if studio.main_share(shot) > LEAST_MAIN_SHARE else -1
-        labels.append([CLASS_NOUNS.index(traits.class_noun), color, view])
-    return images, captions, labels
+        labels.append([noun, color, view])
+        scenes.append([astuple(traits), (shot.azimuth, shot.elevation, shot.context)])
+    return images, captions, labels, scenes
 
 
-def _make_shard(path: Path, seeds: range, views: int) -> Path:
-    images, captions, labels = [], [], []
-    for seed in seeds:
-        for total, part in zip((images, captions, labels), photograph_subject(seed, views), strict=True):
-            total.extend(part)
+def write_arrays(path: Path, **arrays: ndarray) -> Path:
+    """An .npz file that appears whole or not at all."""
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as file:
-        np.savez(file, images=np.stack(images), labels=np.array(labels), captions=np.array(json.dumps(captions)))
+        np.savez(file, **arrays)
     os.replace(temporary, path)
     return path
+
+
+def _make_shard(path: Path, seeds: range, views: int, toy_share: float) -> Path:
+    images, captions, labels, scenes = [], [], [], []
+    for seed in seeds:
+        parts = photograph_subject(seed, views, toy_share)
+        for total, part in zip((images, captions, labels, scenes), parts, strict=True):
+            total.extend(part)
+    texts = {"captions": np.array(json.dumps(captions)), "scenes": np.array(json.dumps(scenes))}
+    return write_arrays(path, images=np.stack(images), labels=np.array(labels), **texts)
 
 
 def make_dataset(config: DatasetConfig) -> list[Path]:
@@ -90,14 +111,27 @@ def make_dataset(config: DatasetConfig) -> list[Path]:
     config.root.mkdir(parents=True, exist_ok=True)
     tasks = {}
     for seed in range(config.first_seed, config.first_seed + config.num_subjects, config.subjects_per_shard):
-        name = f"subjects_{seed:08d}_{config.subjects_per_shard}x{config.views_per_subject}.npz"
+        toys = f"_{config.toy_share:g}toys" if config.toy_share else ""
+        name = f"subjects_{seed:08d}_{config.subjects_per_shard}x{config.views_per_subject}{toys}.npz"
         tasks[config.root / name] = range(seed, seed + config.subjects_per_shard)
     missing = {path: seeds for path, seeds in tasks.items() if not path.exists()}
     with ProcessPoolExecutor(config.workers) as pool:
-        jobs = [pool.submit(_make_shard, path, seeds, config.views_per_subject) for path, seeds in missing.items()]
+        more = config.views_per_subject, config.toy_share
+        jobs = [pool.submit(_make_shard, path, seeds, *more) for path, seeds in missing.items()]
         for job in track(jobs, "Photographing toys", disable=not jobs):
             job.result()
     return list(tasks)
+
+
+def load_images(paths: list[Path]) -> UInt8[ndarray, "n h w 3"]:
+    """The images of all shards, in memory."""
+    return np.concatenate([np.load(path)["images"] for path in paths])
+
+
+def load_scenes(paths: list[Path]) -> list[Scene]:
+    """What the captions of all images are drawn from, in the order of `load_images`."""
+    records = [record for path in paths for record in json.loads(str(np.load(path)["scenes"]))]
+    return [Scene(Traits(*traits), Shot(*pose, context=context)) for traits, (*pose, context) in records]
 
 
 def load_dataset(paths: list[Path]) -> Pictures:

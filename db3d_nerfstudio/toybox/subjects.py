@@ -11,11 +11,15 @@ from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
 
+from db3d_nerfstudio.toybox.compositions import TOY
 from db3d_nerfstudio.toybox.shapes import Part, normalise, pattern_mask
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE, Color, ToyBuilder, add_accessory
 
 PATTERNS = ("striped", "spotted")
 CLASS_NOUNS = tuple(CLASSES)
+"""The kinds that judge and benchmark know."""
+KINDS = {**CLASSES, "toy": TOY}
+"""The known kinds, and a toy that is none of them, which is drawn only where it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +70,12 @@ def draw_traits(rng: Generator, class_noun: str | None = None) -> Traits:
     """Random traits; main and accent colours differ, so do accessory and main colour.
 
     Raises:
-        ValueError: the class noun is not in `CLASS_NOUNS`.
+        ValueError: the class noun is not in `KINDS`.
     """
     class_noun = str(rng.choice(CLASS_NOUNS)) if class_noun is None else class_noun
-    if class_noun not in CLASSES:
-        raise ValueError(f"unknown class noun {class_noun!r}; the toybox knows {', '.join(CLASS_NOUNS)}")
-    kind = CLASSES[class_noun]
+    if class_noun not in KINDS:
+        raise ValueError(f"unknown class noun {class_noun!r}; the toybox knows {', '.join(KINDS)}")
+    kind = KINDS[class_noun]
     main, accent, extra = rng.choice(list(PALETTE), 3, replace=False)
     accessory = str(rng.choice(kind.accessories)) if kind.accessories and rng.random() < 0.3 else None
     return Traits(
@@ -100,7 +104,7 @@ def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None
         return np.clip(np.array(PALETTE[name or "white"]) + rng.normal(0, 0.03, 3), 0.02, 1.0)
 
     builder = ToyBuilder(rng, tone(traits.main_color), tone(traits.accent_color), traits.state)
-    CLASSES[traits.class_noun].build(builder)
+    KINDS[traits.class_noun].build(builder)
     if traits.accessory is not None:
         add_accessory(builder, traits.accessory, tone(traits.accessory_color))
     parts = []

@@ -155,6 +155,26 @@ def test_shards_are_made_once_and_loaded_as_written(tmp_path):
     kept = paths[0].stat().st_mtime_ns
     pictures = dataset.load_dataset(dataset.make_dataset(config))
     assert paths[0].stat().st_mtime_ns == kept and not list(tmp_path.glob("*.tmp"))
-    images, texts, labels = dataset.photograph_subject(3, 2)
+    images, texts, labels, _ = dataset.photograph_subject(3, 2)
     assert np.array_equal(pictures.images[6:], np.stack(images)) and pictures.captions[6:] == texts
     assert np.array_equal(pictures.labels[6:], np.array(labels))
+
+
+def test_a_toy_of_no_known_kind_has_a_front_and_is_its_own_mirror_image():
+    for seed in range(6):
+        studio = Studio(make_subject(seed, "toy"))
+        (front, seen), (back, _) = (studio.render(Shot(azimuth, 10.0)) for azimuth in (0.0, 180.0))
+        assert np.abs(front - back[:, ::-1]).mean() > 0.005
+        (left, _), (right, _) = (studio.render(Shot(azimuth, 10.0)) for azimuth in (70.0, -70.0))
+        assert np.abs(left - right[:, ::-1]).mean() < 0.004
+        assert seen.mean() > 0.02
+    assert "toy" not in CLASS_NOUNS and all(
+        draw_traits(np.random.default_rng(s)).class_noun != "toy" for s in range(99)
+    )
+
+
+def test_shards_with_such_toys_are_files_of_their_own(tmp_path):
+    plain, mixed = (dataset.DatasetConfig(tmp_path, 8, 1, 8, toy_share=share, workers=1) for share in (0.0, 0.5))
+    one, other = (dataset.load_dataset(dataset.make_dataset(config)) for config in (plain, mixed))
+    assert (one.labels[:, 0] >= 0).all() and 0 < (other.labels[:, 0] < 0).sum() < 8
+    assert not np.array_equal(one.images, other.images)
