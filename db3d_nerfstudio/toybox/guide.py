@@ -1,4 +1,4 @@
-"""The embedded guide: a small text-to-image model of a world of toys, in pixel space, fast on a CPU."""
+"""The embedded guide: a small text-to-image model of a world of toys, fast on a CPU; of pixels or of latents."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig, resize
-from db3d_nerfstudio.toybox.sides import side, with_side
+from db3d_nerfstudio.toybox.sides import HINTS, hints, with_hints
 
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "guide"
+LATENT_BOUND = 5.0
+"""Bound on |z| of latents, whose standard deviation is 1: beyond it are fewer than one in ten thousand."""
 
 
 @dataclass
@@ -34,9 +36,10 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
 
 
 class ToyboxGuide(DiffusersGuide):
-    """Pixels as z: patches become channels (space to depth), so that a CPU works on a small grid of many channels.
+    """A model in whose folder there is a `vae` works on its latents.
 
-    The last row of a text says which side its prompt names (`sides.side`).
+    Without one, z is pixels: patches become channels (space to depth), so that a CPU works on a small grid of many
+    channels. The last row of a text begins with what its prompt says of side and view (`sides.hints`).
     """
 
     config: ToyboxGuideConfig
@@ -46,15 +49,32 @@ class ToyboxGuide(DiffusersGuide):
     def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)
         read, written = self.unet.config.in_channels, self.unet.config.out_channels
-        if read != written + 1:  # Models of before 2026-11-24 were not told sides.
+        if read - written not in (1, HINTS):
             raise UserError(
-                f"the toybox guide in {config.source} reads {read} channels and not {written + 1}, the last of which "
-                "tells the side: train it again (python -m db3d_nerfstudio.toybox.train), or leave model unset for the "
-                "one that ships with the package"
+                f"the toybox guide in {config.source} reads {read} channels and not {written + 1} or "
+                f"{written + HINTS}, the last of which tell side and view: train it again "
+                "(python -m db3d_nerfstudio.toybox.train_unet), or leave model unset for the one that ships with the "
+                "package"
             )
         self._patch = isqrt(written // 3)
-        self.resolution = self.unet.config.sample_size * self._patch
+        self.vae = self._read_vae()
+        if self.vae is None:
+            self.resolution = self.unet.config.sample_size * self._patch
+        else:
+            self.z_bound = LATENT_BOUND
+            self.resolution = self.unet.config.sample_size * self.vae.spatial_compression_ratio
         self.tells_sides = "left" in self.tokenizer.get_vocab()
+
+    def _read_vae(self) -> nn.Module | None:
+        from diffusers import AutoencoderDC
+
+        if not (Path(self.source) / "vae").exists():
+            return None
+        vae = self._read(AutoencoderDC, "vae").eval().requires_grad_(False)
+        return vae.to(self.device, memory_format=torch.channels_last)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return super().modules() | ({} if self.vae is None else {"vae": self.vae})
 
     def _check_words(self, prompts: list[str]) -> None:
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
@@ -72,17 +92,25 @@ class ToyboxGuide(DiffusersGuide):
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         text = super()._encode_text(prompts)
-        named = side(self._token_ids(self.tokenizer, prompts), self.tokenizer)
-        return torch.cat([text, named[:, None, None].expand(-1, 1, text.shape[2])], 1)
+        named = hints(self._token_ids(self.tokenizer, prompts), self.tokenizer)
+        row = nn.functional.pad(named, (0, text.shape[2] - HINTS))
+        return torch.cat([text, row[:, None]], 1)
 
     def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
-        return with_side(z_t, text[:, -1, 0])
+        return with_hints(z_t, text[:, -1, : self.unet.config.in_channels - z_t.shape[1]])
 
     def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
         return super()._conditions(text[:, :-1])
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
-        return pixel_unshuffle(resize(rgb, self.resolution) * 2 - 1, self._patch)
+        rgb = resize(rgb, self.resolution) * 2 - 1
+        if self.vae is None:
+            return pixel_unshuffle(rgb, self._patch)
+        return self.vae.encode(rgb).latent * self.vae.config.scaling_factor
 
     def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
-        return (pixel_shuffle(z, self._patch) / 2 + 0.5).clamp(0, 1)
+        if self.vae is None:
+            rgb = pixel_shuffle(z, self._patch)
+        else:
+            rgb = self.vae.decode(z / self.vae.config.scaling_factor).sample
+        return (rgb / 2 + 0.5).clamp(0, 1)

@@ -1,8 +1,11 @@
-"""The embedded text-to-image model: its parts, untrained, in diffusers' layout.
+"""The embedded text-to-image model: its parts, untrained, in diffusers' layout; one of pixels, one of latents.
 
-Images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its full speed.
-One more channel says in which direction the left side and the right lie, if the caption names one (`sides.py`). The
-network predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the samples.
+Of pixels: images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its
+full speed. One more channel says in which direction the left side and the right lie, if the caption names one
+(`sides.py`). The network predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the
+samples.
+
+Of latents: a Stable Diffusion in small. Those of `vae.py`, 16 channels on an 8 x 8 grid, and predictions of v.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
+from db3d_nerfstudio.toybox.sides import HINTS
+from db3d_nerfstudio.toybox.vae import CHANNELS
 
 if TYPE_CHECKING:
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
 PATCH = 4
@@ -77,16 +82,34 @@ def make_unet() -> UNet2DConditionModel:
     return unet.to(memory_format=torch.channels_last)
 
 
-def make_scheduler() -> DDPMScheduler:
+def make_latent_unet() -> UNet2DConditionModel:
+    """12 M parameters over the latents of `vae.py`, which is told side and view (`sides.py`); predicts v."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=CHANNELS + HINTS, out_channels=CHANNELS, block_out_channels=(128, 192),
+        layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
+    )  # fmt: skip
+    return unet.to(memory_format=torch.channels_last)
+
+
+def make_scheduler(prediction_type: str = "sample") -> DDPMScheduler:
     """The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="sample", clip_sample=False)
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, clip_sample=False)
 
 
-def save_guide(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
-    """Write the model as `ToyboxGuide` reads it."""
+def save_guide(
+    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vae: AutoencoderDC | None = None
+) -> None:
+    """Write the model as `ToyboxGuide` reads it: of latents if it has a VAE, else of pixels."""
     unet.save_pretrained(folder / "unet")
     text_encoder.save_pretrained(folder / "text_encoder")
     make_tokenizer().save_pretrained(folder / "tokenizer")
-    make_scheduler().save_pretrained(folder / "scheduler")
+    make_scheduler("sample" if vae is None else "v_prediction").save_pretrained(folder / "scheduler")
+    if vae is not None:
+        vae.save_pretrained(folder / "vae")

@@ -1,4 +1,10 @@
-"""How the embedded guide tells the left side from the right: the word becomes a slope across the picture."""
+"""How the embedded guide is told the view: the words become channels of its input.
+
+A caption changes features everywhere alike, and a picture and its mirror image are as likely: from text alone the
+network had not begun to tell the left side from the right after 200,000 images. A slope across the picture it can
+follow, and a mirrored slope means the mirror image. The four words for views are constant over the picture; a guide
+may be told the side alone.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3d_nerfstudio.toybox.captions import VIEWS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+HINTS = 1 + len(VIEWS)
+"""The side, and each view's word."""
 
 
 def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " b"]:
@@ -18,13 +29,21 @@ def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Floa
     return ((tokens == left).sum(1) - (tokens == right).sum(1)).float()
 
 
-def with_side(z: Float[Tensor, "b c h w"], side: Float[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
-    """Append a channel that rises from -side at the left edge to side at the right one.
+def hints(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, "b k"]:
+    """The side, then 1 for each of `VIEWS` that a caption says and 0 for each that it does not."""
+    words = tokenizer.convert_tokens_to_ids(list(VIEWS))
+    said = [(tokens == word).any(1) & (word != tokenizer.unk_token_id) for word in words]
+    return torch.stack([side(tokens, tokenizer), *(word.float() for word in said)], 1)
 
-    A caption changes features everywhere alike, and a picture and its mirror image are as likely: from text alone the
-    network had not begun to tell the left side from the right after 200,000 images. A slope it can follow, and a
-    mirrored one means the mirror image.
-    """
+
+def with_hints(z: Float[Tensor, "b c h w"], hints: Float[Tensor, "b k"]) -> Float[Tensor, "b d h w"]:
+    """Append a channel a hint: a slope from -side at the left edge to side at the right one, then constants."""
     slope = torch.linspace(-1, 1, z.shape[3], device=z.device, dtype=z.dtype)
-    channel = side.to(z)[:, None, None, None] * slope.expand(len(z), 1, *z.shape[2:])
-    return torch.cat([z, channel], 1).contiguous(memory_format=torch.channels_last)
+    channels = hints.to(z)[:, :, None, None].expand(-1, -1, *z.shape[2:])
+    channels = torch.cat([channels[:, :1] * slope, channels[:, 1:]], 1)
+    return torch.cat([z, channels], 1).contiguous(memory_format=torch.channels_last)
+
+
+def with_side(z: Float[Tensor, "b c h w"], side: Float[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
+    """Append the channel of the side alone."""
+    return with_hints(z, side[:, None])
