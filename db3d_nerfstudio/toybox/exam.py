@@ -1,6 +1,7 @@
 """The guide's exam: `python -m db3d_nerfstudio.toybox.exam`.
 
-Does the judge find in the guide's samples what captions asked for that no training ever saw?
+Does the judge find in the guide's samples what captions asked for that no training ever saw? With `--truth` it is shown
+true photos of other toys in their place: no guide can be expected to do better.
 """
 
 from __future__ import annotations
@@ -11,14 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from db3d_nerfstudio.toybox.captions import VIEWS, caption
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
-from db3d_nerfstudio.toybox.judge import HEADS, SHIPPED_JUDGE, load_judge
-from db3d_nerfstudio.toybox.scene import CONTEXTS
-from db3d_nerfstudio.toybox.subjects import Traits, draw_traits
+from db3d_nerfstudio.toybox.judge import HEADS, SHIPPED_JUDGE, Judge, load_judge
+from db3d_nerfstudio.toybox.questions import (
+    FIRST_EXAM_SEED,
+    FIRST_TRUE_SEED,
+    Question,
+    alternatives,
+    draw_question,
+    true_photo,
+)
 
-FIRST_EXAM_SEED = 4_000_000
+BATCH = 32
+"""Images sampled and judged at once."""
 
 
 @dataclass
@@ -29,51 +40,90 @@ class ExamConfig:
     """The guide."""
     judge: Path = SHIPPED_JUDGE
     """The judge's weights."""
+    truth: bool = False
+    """Show the judge true photos in place of samples."""
     num_captions: int = 1000
     """Captions, one sample each."""
-    guidance_scale: float = 4.0
-    """Classifier-free guidance of the samples."""
-    sample_steps: int = 25
-    """DDIM steps of a sample."""
+    photos_per_caption: int = 2
+    """True photos a caption that the samples' distribution is compared with."""
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
+    """How samples are drawn."""
     sheet: Path | None = None
     """Picture of the first 64 samples."""
 
 
-def draw_question(seed: int) -> tuple[str, Traits, str]:
-    """A full caption, and the traits and view that it names."""
-    rng = np.random.default_rng(seed)
-    traits, view = draw_traits(rng), str(rng.choice(VIEWS))
-    context = str(rng.choice(list(CONTEXTS))) if rng.random() < 0.3 else None
-    return caption(traits, context, view), traits, view
+def frechet_distance(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:
+    """Distance of the two normal distributions that fit the rows best (FID: Heusel et al. 2017, arXiv 1706.08500)."""
+    one, other = one.double(), other.double()
+    a, b = torch.cov(one.T), torch.cov(other.T)
+    cross = torch.linalg.eigvals(a @ b).real.clamp(min=0).sqrt().sum()
+    return ((one.mean(0) - other.mean(0)).square().sum() + a.trace() + b.trace() - 2 * cross).item()
+
+
+def true_photos(questions: list[Question], round: int) -> Float[Tensor, "b 3 h w"]:
+    """A true photo for every question, in [0, 1]; every round shows other toys."""
+    seeds = range(FIRST_TRUE_SEED + round * 100_000, FIRST_TRUE_SEED + (round + 1) * 100_000)
+    photos = np.stack([true_photo(question, seed) for question, seed in zip(questions, seeds, strict=False)])
+    return torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.no_grad()
-def main(config: ExamConfig) -> dict[str, float]:
-    """Sample, judge, and print the share of samples with the right class, main colour and view."""
+def sample_answers(config: ExamConfig, questions: list[Question]) -> Float[Tensor, "b 3 h w"]:
+    """What the guide draws for every question."""
     from rich.progress import track
+
+    guide, generator = config.guide.setup(device="cpu"), torch.Generator().manual_seed(0)
+    images = []
+    for start in track(range(0, len(questions), BATCH), "Exam"):
+        prompts = [question.text for question in questions[start : start + BATCH]]
+        images.append(sample(guide, Conditioning.of(guide, prompts), config.sampling, generator))
+    return torch.cat(images)
+
+
+@torch.no_grad()
+def grade(judge: Judge, questions: list[Question], images: Float[Tensor, "b 3 h w"]) -> dict[str, list[bool]]:
+    """Whether the judge finds in each image what its caption says, trait by trait.
+
+    Class, colour and view are for the judge's heads to name. The hand of a side, accessory and pattern are found where
+    the caption is more like the image than captions that differ in that alone.
+    """
+    right: dict[str, list[bool]] = {name: [] for name in (*HEADS, "hand", "accessory", "pattern")}
+    opinions = [judge.look(part) for part in images.split(BATCH)]
+    for name, names in HEADS.items():
+        said = torch.cat([getattr(opinion, name) for opinion in opinions]).argmax(-1).tolist()
+        for question, index in zip(questions, said, strict=True):
+            wanted = question.view if name == "view" else getattr(question.traits, name)
+            right[name].append(names[index] == wanted)
+    embeddings = torch.cat([opinion.embedding for opinion in opinions])
+    for question, embedding in zip(questions, embeddings, strict=True):
+        for name, captions in alternatives(question).items():
+            right[name].append(int((judge.read(captions) @ embedding).argmax()) == 0)
+    return right
+
+
+@torch.no_grad()
+def embed_images(judge: Judge, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    """The judge's embeddings."""
+    return torch.cat([judge.look(part).embedding for part in images.split(BATCH)])
+
+
+def main(config: ExamConfig) -> dict[str, float]:
+    """Sample, judge, and print shares that are right, with standard errors, and the Frechet distance times 1000."""
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.diffusion.guidance import Conditioning
-    from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
-
-    guide, judge = config.guide.setup(device="cpu"), load_judge(config.judge)
+    judge = load_judge(config.judge)
     questions = [draw_question(FIRST_EXAM_SEED + index) for index in range(config.num_captions)]
-    generator = torch.Generator().manual_seed(0)
-    sampling = SamplingConfig(config.sample_steps, config.guidance_scale)
-    right = {name: [] for name in HEADS}
-    for start in track(range(0, len(questions), 32), "Exam"):
-        asked = questions[start : start + 32]
-        conditioning = Conditioning.of(guide, [question[0] for question in asked])
-        images = sample(guide, conditioning, sampling, generator)
-        if start == 0 and config.sheet is not None:
-            save_image(images, config.sheet, nrow=8, padding=0)
-        opinion = judge.look(images)
-        for name, names in HEADS.items():
-            wanted = [view if name == "view" else getattr(traits, name) for _, traits, view in asked]
-            said = [names[index] for index in getattr(opinion, name).argmax(-1).tolist()]
-            right[name] += [a == b for a, b in zip(said, wanted, strict=True)]
-    result = {name: round(float(np.mean(values)), 4) for name, values in right.items()}
-    print(json.dumps(result))
+    images = true_photos(questions, 0) if config.truth else sample_answers(config, questions)
+    if config.sheet is not None:
+        save_image(images[:64], config.sheet, nrow=8, padding=0)
+    others = [embed_images(judge, true_photos(questions, 1 + i)) for i in range(config.photos_per_caption)]
+    result, errors = {}, {}
+    for name, values in grade(judge, questions, images).items():
+        share = float(np.mean(values)) if values else float("nan")
+        result[name] = round(share, 4)
+        errors[name] = round((share * (1 - share) / max(1, len(values))) ** 0.5, 4)
+    result["frechet"] = round(1000 * frechet_distance(embed_images(judge, images), torch.cat(others)), 1)
+    print(json.dumps({**result, "standard_errors": errors}))
     return result
 
 

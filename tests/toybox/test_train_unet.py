@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from db3d_nerfstudio.diffusion.sampling import translate
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.toybox import captions, dataset, latents, network, sides, train_unet, vae
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
@@ -132,9 +133,9 @@ def test_a_latent_guide_is_a_guide(guide_folder, codec):
     assert z.shape == (2, 16, 8, 8) and rgb.grad.abs().sum() > 0
     through = codec.decode(codec.encode(rgb * 2 - 1).latent).sample / 2 + 0.5
     torch.testing.assert_close(guide.decode(z), through.clamp(0, 1))
-    text = guide.embed(["a photo of a sks dog, left side view", "a photo of a sks dog, right side view"])
-    assert text[:, -1, :5].tolist() == [[1, 0, 1, 0, 0], [-1, 0, 1, 0, 0]]
-    drawn = translate(guide, rgb.detach(), text, guide.embed([""]).expand_as(text), strength=0.5, steps=2)
+    asked = Conditioning.of(guide, [f"a photo of a sks dog, {hand} side view" for hand in ("left", "right")])
+    assert asked.text[:, -1, :5].tolist() == [[1, 0, 1, 0, 0], [-1, 0, 1, 0, 0]]
+    drawn = translate(guide, rgb.detach(), asked, TranslationConfig(steps=2))
     assert drawn.shape == rgb.shape and drawn.isfinite().all()
     assert "vae" in guide.modules() and guide.fingerprint() == guide.fingerprint()
 

@@ -1,0 +1,80 @@
+"""Questions of the guide's exam: captions that no training ever saw, and true photos of what they ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from db3d_nerfstudio.toybox.captions import VIEWS, caption, direction, is_clear_view, view_word
+from db3d_nerfstudio.toybox.scene import CONTEXTS, Studio, draw_shot
+from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits, draw_traits, make_subject
+
+FIRST_EXAM_SEED = 4_000_000
+FIRST_TRUE_SEED = 5_000_000
+"""Toys of the true photos: not those of any training."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a caption asks for."""
+
+    traits: Traits
+    view: str
+    """One of `VIEWS`."""
+    hand: str | None
+    """Of a side, which: "left" or "right"."""
+    context: str | None
+
+    @property
+    def text(self) -> str:
+        """The full caption."""
+        return self.told(self.traits, self.hand)
+
+    def told(self, traits: Traits, hand: str | None) -> str:
+        """The caption with other traits, or from the other side."""
+        return caption(traits, self.context, f"{hand} {self.view}" if hand else self.view)
+
+
+def draw_question(seed: int) -> Question:
+    """The question of a seed."""
+    rng = np.random.default_rng(seed)
+    traits, view = draw_traits(rng), str(rng.choice(VIEWS))
+    context = str(rng.choice(list(CONTEXTS))) if rng.random() < 0.3 else None
+    hand = str(rng.choice(("left", "right")))
+    return Question(traits, view, hand if view == "side" else None, context)
+
+
+def true_photo(question: Question, seed: int) -> UInt8[ndarray, "64 64 3"]:
+    """A photo of a toy with the traits of a question, in its context and from its view; the seed gives the rest."""
+    rng = np.random.default_rng((seed, 1))
+    studio = Studio(make_subject(seed, traits=question.traits))
+    while True:
+        shot = draw_shot(rng)
+        if shot.context != question.context or not is_clear_view(shot):
+            continue
+        if view_word(shot.azimuth, shot.elevation) != question.view:
+            continue
+        if question.hand is None or direction(shot.azimuth, shot.elevation) == f"{question.hand} side":
+            return studio.photograph(shot)
+
+
+def alternatives(question: Question) -> dict[str, list[str]]:
+    """For each trait that a question asks for and no head of the judge names: its caption, then some that differ in it.
+
+    They differ in nothing else.
+    """
+    traits, result = question.traits, {}
+    if question.hand is not None:
+        other = {"left": "right", "right": "left"}[question.hand]
+        result["hand"] = [question.text, question.told(traits, other)]
+    if traits.accessory is not None:
+        bare = replace(traits, accessory=None, accessory_color=None)
+        result["accessory"] = [question.text, question.told(bare, question.hand)]
+    if traits.pattern is not None:
+        others = [pattern for pattern in (None, *PATTERNS) if pattern != traits.pattern]
+        changed = [replace(traits, pattern=pattern) for pattern in others]
+        result["pattern"] = [question.text, *(question.told(each, question.hand) for each in changed)]
+    return result
