@@ -29,26 +29,14 @@ LAYERS = [
 
 # What is still to be moved. An entry that is no longer needed fails too; the list goes when it is empty.
 UPWARD = """
-diffusion.captions run.progress
 guides.base diffusion.dreambooth
 guides.unet.deepfloyd diffusion.dreambooth
 guides.unet.deepfloyd diffusion.upscaler
-nerf.model training.viewer_panel
-results.open_run training.pipeline
-results.report training.viewer_panel
-run.interventions training.phases
-run.manifest training.trainer
-run.progress training.phases
-run.record training.phases
-run.record training.trainer
 """
 CIRCULAR = """
 guides.memory guides.unet.guide
 guides.record guides.unet.guide
 guides.unet.tuning guides.unet.guide
-training.fine_tunes training.trainer
-training.runner training.trainer
-training.viewer_panel training.trainer
 """
 
 

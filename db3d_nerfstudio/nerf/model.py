@@ -30,7 +30,6 @@ from db3d_nerfstudio.nerf.losses import LossWeights
 from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
 from db3d_nerfstudio.nerf.render import Render, over, render_rays
 from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, Surface, draw_shading, sample_light, shade
-from db3d_nerfstudio.training.viewer_panel import ViewerPanel
 
 MAX_EMPTY_RENDERS = 20
 """How often in a row an exporter may ask for opaque pixels in vain."""
@@ -84,7 +83,6 @@ class DreamBooth3DModel(Model):
         self.field = self.config.field.setup()
         self.sampler = self.config.sampler.setup()
         self.guide_context = nullcontext
-        self.viewer_panel = ViewerPanel()
         self.prompts: PromptBank | None = None
         self.prompt, self.guidance_scale = self.config.prompt or "", self.config.guidance_scale
         self._progress = 0.0

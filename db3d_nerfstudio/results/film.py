@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nerfstudio.cameras.cameras import Cameras
+    from nerfstudio.models.base_model import Model
 
     from db3d_nerfstudio.nerf.model import DreamBooth3DModel
 
@@ -64,6 +65,18 @@ def panel(name: Panel, outputs: dict[str, Tensor], distance: float) -> Float[Ten
         return apply_depth_colormap(outputs["depth"], accumulation, near, far, ColormapOptions("turbo"))
     colors = (outputs["unit_normals"] + 1) / 2 * accumulation if name == "normals" else outputs["albedo"]
     return colors + (1 - accumulation)
+
+
+@torch.no_grad()
+def render_views(model: Model, cameras: Cameras) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
+    """The model seen by each camera, and its accumulation, in [0, 1]; leaves the model in the mode it was in."""
+    training = model.training
+    model.eval()
+    views = [model.get_outputs_for_camera(cameras[i : i + 1].to(model.device)) for i in range(len(cameras))]
+    model.train(training)
+    images = torch.stack([torch.cat([view["rgb"], view["accumulation"]], -1) for view in views])
+    rgb, accumulation = images.permute(0, 3, 1, 2).clamp(0, 1).split([3, 1], 1)
+    return rgb, accumulation
 
 
 @torch.no_grad()

@@ -12,15 +12,14 @@ from db3d_nerfstudio.run.folder import checkpoint_step, read_config
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import TrainerConfig
-
-    from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline
+    from nerfstudio.pipelines.base_pipeline import Pipeline
 
 EXPORTS = "exports"
 """The folder in the run folder that meshes and turntables go to."""
 CHECKPOINTS = "nerfstudio_models"
 
 
-def open_run(run: Path) -> DreamBooth3DPipeline:
+def open_run(run: Path) -> Pipeline:
     """The pipeline of a run folder, or of the `initial` in one, with its newest checkpoint, in evaluation mode.
 
     The folder may have been moved or renamed since it was trained.

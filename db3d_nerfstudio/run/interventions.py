@@ -12,11 +12,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
-from db3d_nerfstudio.training.phases import PhaseName
 from db3d_nerfstudio.workspace import publish
 
 FILE = "interventions.json"
+PhaseName = Literal["initial", "final"]
+"""The NeRFs of a run."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,17 +15,15 @@ import time
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
+from nerfstudio.engine.trainer import TrainerConfig
 
 from db3d_nerfstudio.photos import photo_paths
 from db3d_nerfstudio.run.folder import settings
 from db3d_nerfstudio.run.progress import Event, RunProgress
-
-if TYPE_CHECKING:
-    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 FILE = "manifest.json"
 SECONDS_BETWEEN_WRITES = 10.0
@@ -58,7 +56,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return json.loads(file.read_text("utf8")) if file.exists() else {}
 
 
-def describe(config: DreamBooth3DTrainerConfig) -> dict[str, Any]:
+def describe(config: TrainerConfig) -> dict[str, Any]:
     """What is known of a run before it starts."""
     folder = config.pipeline.datamanager.data
     photos = [
@@ -135,7 +133,7 @@ def _memory_mb() -> int:
     return psutil.Process().memory_info().rss // 2**20
 
 
-def _device(config: DreamBooth3DTrainerConfig) -> str:
+def _device(config: TrainerConfig) -> str:
     if config.machine.device_type == "cuda":
         return torch.cuda.get_device_name()
     return f"{config.machine.device_type}: {platform.processor() or platform.machine()}, {os.cpu_count()} cores"

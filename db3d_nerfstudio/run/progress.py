@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from db3d_nerfstudio.console import CONSOLE, is_quiet
-from db3d_nerfstudio.training.phases import PhasesConfig
 
 Event = Literal["begin", "update", "end"]
 PACE_WINDOW = 100
@@ -46,34 +45,6 @@ CLASS_IMAGES, PSEUDO_VIEWS, INITIAL_NERF, FINAL_NERF = "Class images", "Pseudo v
 def tuning(name: str) -> str:
     """The task of a fine-tuning."""
     return f"DreamBooth {name}"
-
-
-def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
-    """All that a run does, in order; what has no steps is left out.
-
-    Args:
-        num_views: Number of pseudo views.
-    """
-    dreambooth, views = phases.dreambooth, phases.pseudo_views
-    translation_steps = max(1, round(views.strength * views.steps))
-    one, two, three = "1/3 initial", "2/3 pseudo_views", "3/3 final"
-    tasks = [
-        Task(one, tuning("partial"), "tuning", phases.partial_steps),
-        Task(one, INITIAL_NERF, "initial NeRF", phases.initial.steps),
-    ]
-    if phases.final.steps:
-        tasks += [
-            Task(two, tuning("full"), "tuning", phases.full_steps),
-            Task(two, PSEUDO_VIEWS, "images", num_views, translation_steps),
-            Task(three, tuning("multiview"), "tuning", phases.multiview_steps),
-            Task(three, FINAL_NERF, "final NeRF", phases.final.steps),
-        ]
-    tasks = [task for task in tasks if task.total]
-    first = next((i for i, task in enumerate(tasks) if task.kind == "tuning"), None)
-    if first is not None and dreambooth.prior_weight > 0:
-        class_images = (CLASS_IMAGES, "images", dreambooth.num_class_images, dreambooth.class_sample_steps)
-        tasks.insert(first, Task(tasks[first].stage, *class_images))
-    return tasks
 
 
 Listener = Callable[["RunProgress", Event], None]

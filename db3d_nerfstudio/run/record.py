@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from nerfstudio.utils import writer
 from torch import Tensor
 
-from db3d_nerfstudio.run.manifest import Manifest, describe
-from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, RunProgress, run_tasks
-
-if TYPE_CHECKING:
-    from db3d_nerfstudio.training.phases import PhaseName
-    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.run.manifest import Manifest
+from db3d_nerfstudio.run.progress import RunProgress, Task
 
 LOSSES = "losses.jsonl"
 LINES = 500
@@ -69,16 +65,12 @@ def read_losses(run: Path) -> dict[str, list[tuple[int, float]]]:
 class RunRecord:
     """Everything that is written down about a run."""
 
-    def __init__(self, config: DreamBooth3DTrainerConfig, run: Path) -> None:
-        phases = config.pipeline.phases
-        self.progress = RunProgress(run_tasks(phases, config.pipeline.datamanager.dataparser.num_views))
-        self._manifest = Manifest(run, describe(config))
+    def __init__(self, run: Path, description: dict[str, Any], tasks: list[Task], total_steps: int) -> None:
+        """Args: a `manifest.describe`d run, all that it does in order, and the number of its NeRF steps."""
+        self.progress = RunProgress(tasks)
+        self._manifest = Manifest(run, description)
         self.progress.listeners.append(self._manifest)
-        self._losses = LossRecord(run, phases.total_steps())
-
-    def begin_nerf(self, phase: PhaseName, done: int) -> None:
-        """NeRF steps come now; `done` of the phase's were trained before."""
-        self.progress.begin({"initial": INITIAL_NERF, "final": FINAL_NERF}[phase], done)
+        self._losses = LossRecord(run, total_steps)
 
     def nerf_step(self, step: int, done: int, losses: dict[str, Tensor]) -> None:
         """A NeRF step was trained."""

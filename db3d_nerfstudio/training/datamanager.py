@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
+from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
-from db3d_nerfstudio.training.pseudo_views import PseudoViewDataset
 
 
 @dataclass
@@ -35,6 +37,17 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
     """Number of pseudo-view pixels in a reconstruction micro-step."""
     eval_num_rays_per_batch: int = 4096
     """Number of rays in an evaluation batch."""
+
+
+class PseudoViewDataset(InputDataset):
+    """The pseudo views and their cameras; white images as long as there are none."""
+
+    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
+        """The pseudo view as `[h, w, 3]`."""
+        if self.image_filenames[image_idx].exists():
+            return super().get_numpy_image(image_idx)
+        camera = self.cameras[image_idx]
+        return np.full((int(camera.height), int(camera.width), 3), 255, np.uint8)
 
 
 class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):

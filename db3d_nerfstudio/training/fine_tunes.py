@@ -5,16 +5,11 @@ RUN/class_images/             what the untouched guide thinks of the class, for 
 RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
 """
 
-from __future__ import annotations
-
 import json
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,9 +19,11 @@ from db3d_nerfstudio.diffusion.captions import Captions, photo_captions
 from db3d_nerfstudio.diffusion.dreambooth import Prior, finetune, needs_prior, save_checked
 from db3d_nerfstudio.diffusion.prior import class_images
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.images import tensor_to_image
 from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
+from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pseudo_views import load_pseudo_views
 from db3d_nerfstudio.training.samples import FILE as SAMPLES
@@ -34,42 +31,20 @@ from db3d_nerfstudio.training.samples import sample_sheet
 from db3d_nerfstudio.words import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.workspace import Workspace
 
-if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.base import DiffusionGuide
-    from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer
-
-
-@contextmanager
-def guide_task(trainer: DreamBooth3DTrainer, name: str) -> Iterator[Callable[..., None]]:
-    """Work of the guide: the viewer may render, and the viewer's pause button pauses it.
-
-    Yields what is to be called with the number of things done, and the loss if there is one.
-    """
-    progress = trainer.record.progress
-    with trainer.pipeline.model.guide_context(), progress.during(name) as update:
-
-        def update_and_wait(done: int, loss: float | None = None) -> None:
-            update(done, loss)
-            while trainer.training_state == "paused":
-                time.sleep(0.05)
-                progress.restart_clock()
-
-        yield update_and_wait
-
 
 class FineTunes:
     """Fine-tunes the guide of a run, each time once: what is in the run folder is used again."""
 
-    def __init__(self, config: PhasesConfig, trainer: DreamBooth3DTrainer, workspace: Workspace, seed: int) -> None:
-        self.config = config
-        self.trainer = trainer
-        self.workspace = workspace
-        self.seed = seed
+    def __init__(self, config: PhasesConfig, context: RunContext) -> None:
+        self.config, self.context = config, context
+        self.photos_folder, self.prompt = context.datamanager.config.data, context.model.config.prompt
+        self.workspace = Workspace(context.folder)
+        self.seed = context.seed
 
     @property
     def guide(self) -> DiffusionGuide:
         """The diffusion model, loaded on first use."""
-        return self.trainer.pipeline.model.guide
+        return self.context.guide
 
     def partial(self) -> Path | None:
         """D_partial: a short fine-tuning on the photos."""
@@ -88,7 +63,7 @@ class FineTunes:
             prompt: What the pseudo views show.
             recipe: How they were made.
         """
-        _, views = self.trainer.pipeline.datamanager.config.dataparser.orbit()
+        _, views = self.context.datamanager.config.dataparser.orbit()
         sides = nearest_prompts(prompt, views, self.guide.tells_sides)
         images = torch.cat([self.photos, _resized(load_pseudo_views(pseudo_views), self.guide.resolution)])
         captions = self._photo_captions + [{side: 1.0} for side in sides]
@@ -115,7 +90,7 @@ class FineTunes:
             if masks is not None:  # Pseudo views teach everywhere.
                 masks = torch.cat([masks, masks.new_ones(len(images) - len(masks), *masks.shape[1:])])
             self.guide.load(start)
-            with guide_task(self.trainer, tuning(name)) as progress:
+            with self.context.task(tuning(name)) as progress:
                 losses = finetune(
                     self.guide,
                     images,
@@ -130,7 +105,7 @@ class FineTunes:
                 save_checked(self.guide, path, self.subject.instance_prompt)
                 self._save_samples(name, path)
             (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
-            self.trainer.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.trainer.step)
+            self.context.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.context.step)
 
         recipe = {"start": start and start.name, "steps": steps, "captions": captions, **self.base_recipe(), **recipe}
         return self.workspace.once(f"dreambooth/{name}", recipe, make)
@@ -140,16 +115,12 @@ class FineTunes:
         config = SamplingConfig(self.config.dreambooth.class_sample_steps, self.config.pseudo_views.guidance_scale)
         sheet = sample_sheet(self.guide, self.subject.instance_prompt, config, self.seed)
         tensor_to_image(sheet).save(path / SAMPLES)
-        self.trainer.record.picture(f"{tuning(name)}/samples", sheet, self.trainer.step)
-
-    @property
-    def _photos_folder(self) -> Path:
-        return self.trainer.pipeline.datamanager.config.data
+        self.context.record.picture(f"{tuning(name)}/samples", sheet, self.context.step)
 
     @cached_property
     def subject(self) -> Subject:
         """What the photos show."""
-        return parse_subject(self.trainer.pipeline.model.config.prompt, self.config.identifier, self.config.class_noun)
+        return parse_subject(self.prompt, self.config.identifier, self.config.class_noun)
 
     @cached_property
     def photos(self) -> Float[Tensor, "n 3 h w"]:
@@ -158,25 +129,25 @@ class FineTunes:
 
     def photos_at(self, resolution: int) -> Float[Tensor, "n 3 h w"]:
         """The subject's photos at a resolution in pixels."""
-        return load_photos(self._photos_folder, resolution)
+        return load_photos(self.photos_folder, resolution)
 
     @property
     def photo_masks(self) -> Float[Tensor, "n 1 h w"] | None:
         """Where the photos show the subject, if only that is to be learned."""
         wanted = self.config.dreambooth.masked_loss
-        return load_masks(self._photos_folder, self.guide.resolution) if wanted else None
+        return load_masks(self.photos_folder, self.guide.resolution) if wanted else None
 
     @cached_property
     def _photo_captions(self) -> list[Captions]:
         view_words, seed = self.config.dreambooth.view_words, self.seed
-        with self.trainer.pipeline.model.guide_context():
-            return photo_captions(self.workspace, self.guide, self._photos_folder, self.subject, view_words, seed)
+        with self.context.unlocked():
+            return photo_captions(self.workspace, self.guide, self.photos_folder, self.subject, view_words, seed)
 
     @cached_property
     def class_images(self) -> Prior:
         """Samples of the class by the guide as it came, for prior preservation."""
         folder, config = self.workspace.root / "class_images", self.config.dreambooth
-        with guide_task(self.trainer, CLASS_IMAGES) as progress:
+        with self.context.task(CLASS_IMAGES) as progress:
             return class_images(self.guide, self.subject.class_prompt, config, folder, progress)
 
     @cached_property
@@ -186,12 +157,11 @@ class FineTunes:
 
     def base_recipe(self) -> dict[str, Any]:
         """What all artifacts of the guide depend on."""
-        dreambooth = asdict(self.config.dreambooth)
         return {
-            "photos": photos_digest(self._photos_folder),
+            "photos": photos_digest(self.photos_folder),
             "guide": self._fingerprint,
             "class_prompt": self.subject.class_prompt,
-            "dreambooth": {key: value for key, value in dreambooth.items() if key != "_target"},
+            "dreambooth": asdict(self.config.dreambooth),
             "seed": self.seed,
         }
 

@@ -13,15 +13,15 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig
+from db3d_nerfstudio.run.interventions import PhaseName
 
-PhaseName = Literal["initial", "final"]
 NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
 
 

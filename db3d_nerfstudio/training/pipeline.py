@@ -6,17 +6,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from threading import Lock
+from typing import Any, Protocol, cast, runtime_checkable
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
-from nerfstudio.engine.trainer import Trainer
-from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import TrainerConfig
+from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.results.film import make_ffmpeg_findable
+from db3d_nerfstudio.run.interventions import Interventions
+from db3d_nerfstudio.run.manifest import describe
+from db3d_nerfstudio.run.record import RunRecord
+from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.phases import PhasesConfig
+from db3d_nerfstudio.training.runner import PhaseRunner
+from db3d_nerfstudio.training.tasks import run_tasks
+from db3d_nerfstudio.training.viewer_panel import ViewerPanel
 
 
 @dataclass
@@ -38,44 +47,100 @@ class DreamBooth3DPipelineConfig(VanillaPipelineConfig):
         return super().setup(**kwargs)
 
 
+@runtime_checkable
+class TrainingLoop(Protocol):
+    """What is used of the trainer."""
+
+    config: TrainerConfig
+    optimizers: Optimizers
+    gradient_accumulation_steps: dict[str, int]
+    training_state: str
+    train_lock: Lock
+
+    def save_checkpoint(self, step: int) -> None:
+        """Save what was trained up to and including a step, now or as soon as the optimizers have moved."""
+        ...
+
+    def save_if_due(self, step: int) -> None:
+        """Save what `save_checkpoint` put off."""
+        ...
+
+    def end_at(self, total_steps: int) -> None:
+        """Stop training, since so many steps have been trained in all."""
+        ...
+
+    def end_of_training(self, step: int) -> None:
+        """Called when training ends."""
+        ...
+
+
 class DreamBooth3DPipeline(VanillaPipeline):
     """A `VanillaPipeline` whose training goes through the phases."""
 
     config: DreamBooth3DPipelineConfig
-    losses: dict[str, Tensor]
-    """The losses of the last training step."""
+    context: RunContext
+    """The run in training; of a run that is only looked at there is none."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.viewer_panel = ViewerPanel()  # nerfstudio's viewer finds it here.
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         """The phases come first: other callbacks find the model in the state that the step asks for."""
-        from db3d_nerfstudio.training.runner import PhaseRunner
+        loop = cast(TrainingLoop, training_callback_attributes.trainer)
+        self.context = self._make_context(loop)
+        self.model.guide_context = self.context.unlocked
+        self.viewer_panel.follow(self.context)
+        runner = PhaseRunner(self.config.phases, self.context)
+        before, after, at_end = (
+            TrainingCallbackLocation.BEFORE_TRAIN_ITERATION,
+            TrainingCallbackLocation.AFTER_TRAIN_ITERATION,
+            TrainingCallbackLocation.AFTER_TRAIN,
+        )
+        return [
+            TrainingCallback([before], lambda step: loop.save_if_due(step - 1)),
+            TrainingCallback([before], runner.before_step),
+            *super().get_training_callbacks(training_callback_attributes),
+            TrainingCallback([after], runner.after_step),
+            TrainingCallback([at_end], loop.end_of_training),
+        ]
 
-        trainer = training_callback_attributes.trainer
-        self.model.guide_context = partial(unlocked, trainer)
-        runner = PhaseRunner(self.config.phases, trainer)
-        self.model.viewer_panel.follow(runner)
-        before = TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], runner.before_step)
-        after = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], runner.after_step)
-        at_end = TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN], trainer.end_of_training)
-        return [before, *super().get_training_callbacks(training_callback_attributes), after, at_end]
+    def _make_context(self, loop: TrainingLoop) -> RunContext:
+        phases, model, run = self.config.phases, self.config.model, loop.config.run_folder()
+        tasks = run_tasks(phases, self.config.datamanager.dataparser.num_views)
+        return RunContext(
+            model=self.model,
+            datamanager=self.datamanager,
+            optimizers=loop.optimizers,
+            record=RunRecord(run, describe(loop.config), tasks, phases.total_steps()),
+            interventions=Interventions(run, model.prompt, model.guidance_scale),
+            folder=run,
+            seed=loop.config.machine.seed,
+            save=loop.save_checkpoint,
+            end_at=loop.end_at,
+            paused=lambda: loop.training_state == "paused",
+            unlocked=partial(unlocked, loop.train_lock, self),
+            accumulation=max(loop.gradient_accumulation_steps.values(), default=1),
+        )
 
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict]:
         """nerfstudio's, with the losses kept until the step has been recorded."""
         outputs, losses, metrics = super().get_train_loss_dict(step)
-        self.losses = {name: loss.detach() for name, loss in losses.items()}
+        self.context.losses = {name: loss.detach() for name, loss in losses.items()}
         return outputs, losses, metrics
 
 
 @contextmanager
-def unlocked(trainer: Trainer) -> Iterator[None]:
+def unlocked(lock: Lock, pipeline: Pipeline) -> Iterator[None]:
     """Let the viewer render while the guide computes: nerfstudio's trainer holds its lock for a whole iteration.
 
     The viewer puts the model into evaluation mode; hence the last line.
     """
-    trainer.train_lock.release()
+    lock.release()
     try:
         yield
     finally:
-        trainer.train_lock.acquire()
-        trainer.pipeline.train()
+        lock.acquire()
+        pipeline.train()

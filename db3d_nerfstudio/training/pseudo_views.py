@@ -8,46 +8,64 @@ RUN/pseudo_views/
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
-from nerfstudio.data.datasets.base_dataset import InputDataset
-from nerfstudio.models.base_model import Model
 from torch import Tensor
 
+from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
+from db3d_nerfstudio.diffusion.sampling import translate
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photos import load_photo
+from db3d_nerfstudio.results.film import render_views
+from db3d_nerfstudio.run.progress import PSEUDO_VIEWS
+from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.initial_nerf import showing
+from db3d_nerfstudio.training.phases import PseudoViewsConfig
+
+CONTACT_SHEET = "contact_sheet.png"
 
 
-class PseudoViewDataset(InputDataset):
-    """The pseudo views and their cameras; white images as long as there are none."""
+def make(
+    context: RunContext,
+    config: PseudoViewsConfig,
+    path: Path,
+    initial: Path,
+    prompt: str,
+    photos: Float[Tensor, "n 3 hp wp"],
+) -> None:
+    """Noise renders of the initial NeRF up to t_pseudo, and denoise each by itself with the guide as it is tuned now.
 
-    def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
-        """The pseudo view as `[h, w, 3]`."""
-        if self.image_filenames[image_idx].exists():
-            return super().get_numpy_image(image_idx)
-        camera = self.cameras[image_idx]
-        return np.full((int(camera.height), int(camera.width), 3), 255, np.uint8)
+    Args:
+        path: An empty folder for the dataset.
+        initial: The folder of the initial NeRF.
+        prompt: What the pseudo views are to show.
+        photos: For the contact sheet, which grows as views are made: the viewer shows it.
+    """
+    guide = context.guide
+    cameras, views = context.datamanager.config.dataparser.orbit()
+    with showing(context.model, initial):
+        renders, accumulation = render_views(context.model, cameras)
+    mask = None if config.margin is None else dilate(accumulation, config.margin).to(guide.device)
+    bank = PromptBank(guide, prompt, context.model.config.negative_prompt)
+    conditioning, generator = bank(views), torch.Generator().manual_seed(context.seed)
+    made = []
+    with context.task(PSEUDO_VIEWS) as progress:
+        for part in (slice(i, i + config.chunk) for i in range(0, len(renders), config.chunk)):
+            prompts, inside = conditioning[part], None if mask is None else mask[part]
+            images = translate(guide, renders[part].to(guide.device), prompts, config, generator, inside)
+            made.append(guide.enlarge(images, prompts.text, prompts.uncond, generator))
+            sheet = contact_sheet([photos, renders[: part.stop], torch.cat(made)])
+            tensor_to_image(sheet).save(path / CONTACT_SHEET)
+            progress(min(part.stop, len(renders)))
+    renders, translated = renders.cpu(), torch.cat(made).cpu()
+    save_pseudo_views(path, cameras, photos, renders, translated)
+    context.record.picture("Pseudo views", contact_sheet([renders, translated]), context.step)
 
 
-@torch.no_grad()
-def render(model: Model, cameras: Cameras) -> tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]:
-    """The model seen by each camera, and its accumulation, in [0, 1]; leaves the model in the mode it was in."""
-    training = model.training
-    model.eval()
-    views = [model.get_outputs_for_camera(cameras[i : i + 1].to(model.device)) for i in range(len(cameras))]
-    model.train(training)
-    images = torch.stack([torch.cat([view["rgb"], view["accumulation"]], -1) for view in views])
-    rgb, accumulation = images.permute(0, 3, 1, 2).clamp(0, 1).split([3, 1], 1)
-    return rgb, accumulation
-
-
-def widened(accumulation: Float[Tensor, "b 1 h w"], margin: float) -> Float[Tensor, "b 1 h w"]:
+def dilate(accumulation: Float[Tensor, "b 1 h w"], margin: float) -> Float[Tensor, "b 1 h w"]:
     """1 in the silhouettes and up to `margin` of the image's width away from them, else 0."""
     reach = round(margin * accumulation.shape[-1])
     silhouettes = (accumulation > 0.5).float()
@@ -69,7 +87,7 @@ def save_pseudo_views(
         for i, image in enumerate(images):
             tensor_to_image(image).save(path / name / f"{i:03d}.png")
     (path / "transforms.json").write_text(json.dumps(transforms(cameras), indent=2) + "\n", "utf8")
-    tensor_to_image(contact_sheet([photos, renders, translated])).save(path / "contact_sheet.png")
+    tensor_to_image(contact_sheet([photos, renders, translated])).save(path / CONTACT_SHEET)
 
 
 def load_pseudo_views(path: Path) -> Float[Tensor, "b 3 h w"]:
@@ -94,13 +112,3 @@ def transforms(cameras: Cameras) -> dict[str, object]:
             for i, pose in enumerate(cameras.camera_to_worlds)
         ],
     }
-
-
-def in_chunks(
-    translate: Callable[[Float[Tensor, "c 3 h w"], slice], Float[Tensor, "c 3 ht wt"]],
-    renders: Float[Tensor, "b 3 h w"],
-    chunk: int,
-) -> Float[Tensor, "b 3 ht wt"]:
-    """Translate a few renders at a time; `translate` is told which ones it has."""
-    parts = [slice(i, i + chunk) for i in range(0, len(renders), chunk)]
-    return torch.cat([translate(renders[part], part) for part in parts])

@@ -7,7 +7,6 @@ Three things of nerfstudio 1.1.5 are changed, each by a small override that call
 from __future__ import annotations
 
 import dataclasses
-import functools
 import os
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +21,7 @@ from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.progress import shown
-from db3d_nerfstudio.run.record import RunRecord
-from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.viewer_panel import end_renders
 from db3d_nerfstudio.words import parse_subject
 from db3d_nerfstudio.workspace import publish
@@ -134,18 +132,14 @@ class DreamBooth3DTrainer(Trainer):
     """Checkpoints that are whole, taken where a resumed run can go on as if nothing had happened."""
 
     config: DreamBooth3DTrainerConfig
+    pipeline: DreamBooth3DPipeline
     _total_steps: int
     _save_due: bool = False
-
-    @functools.cached_property
-    def record(self) -> RunRecord:
-        """Where what happens is written down."""
-        return RunRecord(self.config, self.config.run_folder())
 
     def train(self) -> None:
         """Train what is left of the run, and show how far it is."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
-        with shown(self.record.progress):
+        with shown(self.pipeline.context.record.progress):
             try:
                 super().train()
             finally:
@@ -192,7 +186,8 @@ class DreamBooth3DTrainer(Trainer):
     def end_of_training(self, step: int) -> None:
         """The callback at the end of training: close the record, and say which commands work on this run."""
         run = self.config.run_folder()
-        self.record.finish(self.step + 1 >= self.config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
+        total = self.config.pipeline.phases.total_steps(stage_ends(read_changes(run)))
+        self.pipeline.context.record.finish(self.step + 1 >= total)
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")

@@ -1,7 +1,7 @@
 """The DreamBooth3D panel in nerfstudio's viewer: what the run is doing, its pictures, and what can be changed.
 
-nerfstudio hands the viewer to every `ViewerControl` that it finds in the model. The panel's pictures are files of the
-run folder, looked at again as the run goes on; so a finished run has them too.
+nerfstudio hands the viewer to every `ViewerControl` that it finds in the pipeline. The panel's pictures are files of
+the run folder, looked at again as the run goes on; so a finished run has them too.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from PIL import Image
 from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.images import data_uri, tiled
 from db3d_nerfstudio.photos import load_photo, photo_paths
-from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF, Event, RunProgress, time_left
+from db3d_nerfstudio.run.progress import Event, RunProgress, time_left
+from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.phases import PhaseName
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
 
-    from db3d_nerfstudio.training.runner import PhaseRunner
 
 SECONDS_BETWEEN_UPDATES = 0.5
 START_BEHIND = 1.4
@@ -35,19 +36,25 @@ START_BEHIND = 1.4
 TILE = 96
 """Side of the pictures in the sheets of the run folder, pixels."""
 NOTHING_YET = "*Not made yet.*"
+PHASES: dict[str, PhaseName] = {"initial NeRF": "initial", "final NeRF": "final"}
+"""The phases that can be ended early, by the kinds of their tasks."""
 
 
 class ViewerPanel(ViewerControl):
     """The panel; nerfstudio sets it up once it has a viewer, and `follow` brings it to life in training."""
 
+    viewer: Viewer | None = None
+    """nerfstudio sets it, if there is one."""
+
     def __init__(self) -> None:
-        self._runner: PhaseRunner | None = None
+        self._context: RunContext | None = None
         self._updated = 0.0
         self._shown: dict[str, float] = {}  # When the file behind each picture was written.
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
-        self._run = viewer.trainer.config.run_folder() if viewer.trainer else viewer.log_filename.parent
+        views = viewer.pipeline.datamanager.config.dataparser.pseudo_views
+        self._run = viewer.log_filename.parent if views is None else views.parent
         self._look_from_the_front()
         gui = self.viser_server.gui
         with gui.add_folder("DreamBooth3D", order=-1):
@@ -62,11 +69,11 @@ class ViewerPanel(ViewerControl):
         self._show_photos(viewer.pipeline.datamanager.config.data)
         self._show_pictures()
 
-    def follow(self, runner: PhaseRunner | None) -> None:
-        """Show what the runner does, and hand it what is wished for; without a viewer, nothing."""
-        if hasattr(self, "viewer"):
-            self._runner = runner
-            runner.trainer.record.progress.listeners.append(self._on_progress)
+    def follow(self, context: RunContext) -> None:
+        """Show how the run goes on, and hand it what is wished for; without a viewer, nothing."""
+        if self.viewer is not None:
+            self._context = context
+            context.record.progress.listeners.append(self._on_progress)
 
     # What can be changed.
 
@@ -81,16 +88,17 @@ class ViewerPanel(ViewerControl):
         self._answer = gui.add_markdown("")
 
     def _wish_guidance(self) -> None:
-        if self._runner is not None:
-            self._runner.interventions.wish(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
-            self._answer.content = self._runner.interventions.answer
+        self._wish(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
 
     def _wish_end(self) -> None:
-        task = self._runner and self._runner.trainer.record.progress.task
-        phases = {INITIAL_NERF: "initial", FINAL_NERF: "final"}
-        if task is not None and task.name in phases:
-            self._runner.interventions.wish(ends=phases[task.name])
-            self._answer.content = self._runner.interventions.answer
+        task = self._context and self._context.record.progress.task
+        if task is not None and task.kind in PHASES:
+            self._wish(ends=PHASES[task.kind])
+
+    def _wish(self, **change: str | float) -> None:
+        if self._context is not None:
+            self._context.interventions.wish(**change)
+            self._answer.content = self._context.interventions.answer
 
     # What is shown.
 
@@ -98,16 +106,16 @@ class ViewerPanel(ViewerControl):
         if event == "update" and time.monotonic() < self._updated + SECONDS_BETWEEN_UPDATES:
             return
         self._updated = time.monotonic()
-        task, nerf = progress.task, progress.task.name in (INITIAL_NERF, FINAL_NERF)
+        task = progress.task
         if event == "begin":
-            self._draw_cameras(with_images=task.name == FINAL_NERF)
+            self._draw_cameras(with_images=task.kind == "final NeRF")
         loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
         self._status.content = (
             f"**Stage {task.stage}**\n\n{task.name}: {progress.done} of {task.total}{loss}\n\n{time_left(progress)}"
         )
         self._bar.value = min(100.0, 100 * progress.done / task.total)
-        self._end.disabled = not nerf
-        self._answer.content = self._runner.interventions.answer
+        self._end.disabled = task.kind not in PHASES
+        self._answer.content = self._context.interventions.answer
         self._show_pictures()
 
     def _show_photos(self, folder: Path | None) -> None:

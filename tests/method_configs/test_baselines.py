@@ -1,12 +1,8 @@
 """Baselines are diffs of the method they are compared with, and the text-only one does without photos."""
 
-import threading
-
 import pytest
 import torch
-from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
-from nerfstudio.engine.trainer import Trainer
-from tiny import GaussianGuideConfig
+from tiny_run import tiny_config, tiny_run
 
 from db3d_nerfstudio.method_configs import (
     dreambooth3d,
@@ -20,13 +16,8 @@ from db3d_nerfstudio.method_configs import (
     textual_inversion_fusion,
     textual_inversion_fusion_toybox,
 )
-from db3d_nerfstudio.nerf.field import GridFieldConfig
-from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.folder import settings
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, phase_at
-from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.training.runner import PhaseRunner
-from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.training.phases import phase_at
 
 FAMILIES = [
     (dreambooth3d, dreambooth_fusion, dreamfusion, 150),
@@ -95,41 +86,21 @@ def test_latent_nerf_differs_in_what_the_colours_are_alone(fusion, latents, chan
 
 @pytest.fixture
 def text_only(tmp_path):
-    model = DreamBooth3DModelConfig(guide=GaussianGuideConfig(mean=0.3), field=GridFieldConfig(resolutions=(4,)))
-    config = DreamBooth3DTrainerConfig(
-        method_name="m",
-        output_dir=tmp_path,
-        timestamp="run",
-        pipeline=DreamBooth3DPipelineConfig(
-            model=model,
-            phases=PhasesConfig(initial=NerfPhaseConfig(steps=2), final=NerfPhaseConfig(steps=0), partial_steps=0),
-        ),
-    )
+    config = tiny_config(None, tmp_path)
+    config.pipeline.phases.final.steps = config.pipeline.phases.partial_steps = 0
     config.pipeline.model.prompt = "a photo of a robot"
     return config
-
-
-class StandIn(Trainer):
-    """What the phases use of a trainer."""
-
-    def __init__(self, config):
-        self.config = config
-        self.pipeline = config.pipeline.setup(device="cpu")
-        optimizer = {"optimizer": AdamOptimizerConfig(lr=0.1), "scheduler": None}
-        self.optimizers = Optimizers({"encodings": optimizer, "networks": optimizer}, self.pipeline.get_param_groups())
-        self.train_lock = threading.Lock()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
     text_only.set_timestamp()
-    text_only.save_config()
-    runner = PhaseRunner(text_only.pipeline.phases, StandIn(text_only))
-    runner.enter(phase_at(text_only.pipeline.phases, 0), 0)
-    assert runner.guide.shift == 0 and runner.model.prompts is not None
+    run = tiny_run(text_only)
+    run.runner.before_step(0)
+    assert run.shift == 0 and run.context.model.prompts is not None
     assert not (text_only.run_folder() / "dreambooth").exists()
-    assert runner.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
-    assert torch.isfinite(runner.model.prompts.text(runner.datamanager.config.dataparser.orbit()[1])).all()
+    assert run.context.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
+    assert torch.isfinite(run.context.model.prompts(run.context.datamanager.config.dataparser.orbit()[1]).text).all()
 
 
 def test_what_is_fine_tuned_needs_photos_and_an_identifier(text_only, photos):

@@ -9,9 +9,12 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from nerfstudio.models.base_model import Model
 from PIL import Image
+from torch import nn
 
 from db3d_nerfstudio import cli
+from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.results import film as turntable
 from db3d_nerfstudio.results.open_run import open_run
 
@@ -90,3 +93,26 @@ def test_an_ffmpeg_on_the_path_stays_the_one(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     turntable.make_ffmpeg_findable()
     assert os.environ["PATH"] == str(tmp_path)
+
+
+class Compass(Model):
+    """Stands in for a NeRF: every view shows the direction it is seen from."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        nn.Module.__init__(self)
+
+    def get_outputs_for_camera(self, camera):
+        assert not self.training and not torch.is_grad_enabled()
+        direction = nn.functional.normalize(camera.camera_to_worlds[0, :, 3], dim=-1)
+        return {"rgb": (direction / 2 + 0.5).expand(4, 4, 3), "accumulation": direction[1].abs().expand(4, 4, 1)}
+
+
+def test_renders_are_in_the_order_of_the_cameras_and_leave_the_model_in_training():
+    model = Compass()
+    renders, accumulation = turntable.render_views(model, orbit_cameras(4, 0.0, 3.0, 40.0, 4)[0])
+    assert model.training
+    expected = torch.tensor([[1, 0.5], [0.5, 1], [0, 0.5], [0.5, 0]])
+    assert torch.allclose(renders[:, :2, 0, 0], expected, atol=1e-6)
+    assert torch.allclose(accumulation[:, 0, 0, 0], torch.tensor([0.0, 1, 0, 1]), atol=1e-6)

@@ -13,9 +13,10 @@ from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.results.report import ReportConfig, main, write_report
 from db3d_nerfstudio.run.interventions import Change, add_change
 from db3d_nerfstudio.run.manifest import Manifest, describe, read_manifest
-from db3d_nerfstudio.run.progress import RunProgress, run_tasks
+from db3d_nerfstudio.run.progress import RunProgress
 from db3d_nerfstudio.run.record import LossRecord, read_losses
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.tasks import run_tasks
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 

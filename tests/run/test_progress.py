@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from db3d_nerfstudio.console import is_quiet
-from db3d_nerfstudio.run.progress import RunProgress, clock_time, run_tasks, shown, time_left
+from db3d_nerfstudio.run.progress import RunProgress, clock_time, shown, time_left
 from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
+from db3d_nerfstudio.training.tasks import run_tasks
 
 PHASES = PhasesConfig(
     initial=NerfPhaseConfig(steps=100),

@@ -14,8 +14,8 @@ from nerfstudio.scripts.train import main
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
+from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.results.open_run import open_run
-from db3d_nerfstudio.training.pseudo_views import render
 
 VIEWS = 2
 pytestmark = pytest.mark.filterwarnings("ignore")  # nerfstudio's trainer and its imports, as in ns-train.
@@ -83,6 +83,6 @@ def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, t
     (run,) = (tmp_path / "out").glob("*/*/*")
     pipeline = open_run(run)
     assert pipeline.model.field.colors.from_rgb_map.abs().min() > 0, "fitted, and kept"
-    images, _ = render(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
+    images, _ = render_views(pipeline.model, pipeline.datamanager.config.dataparser.orbit()[0])
     assert images.shape == (VIEWS, 3, 16, 16) and images.std() > 0.01
     assert not (run / "initial").exists() and not (run / "pseudo_views").exists()

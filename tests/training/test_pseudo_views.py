@@ -1,51 +1,56 @@
+"""Pseudo views: what they are made from, and a dataset on disk that other programs read."""
+
 import json
 
+import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
-from nerfstudio.models.base_model import Model
-from torch import nn
+from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.images import contact_sheet
 from db3d_nerfstudio.training.pseudo_views import (
-    in_chunks,
+    dilate,
     load_pseudo_views,
-    render,
     save_pseudo_views,
     transforms,
-    widened,
 )
 
-
-class Compass(Model):
-    """Stands in for a NeRF: every view shows the direction it is seen from."""
-
-    device = torch.device("cpu")
-
-    def __init__(self):
-        nn.Module.__init__(self)
-
-    def get_outputs_for_camera(self, camera):
-        assert not self.training and not torch.is_grad_enabled()
-        direction = nn.functional.normalize(camera.camera_to_worlds[0, :, 3], dim=-1)
-        return {"rgb": (direction / 2 + 0.5).expand(4, 4, 3), "accumulation": direction[1].abs().expand(4, 4, 1)}
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-def test_renders_are_in_the_order_of_the_cameras_and_leave_the_model_in_training():
-    model = Compass()
-    renders, accumulation = render(model, orbit_cameras(4, 0.0, 3.0, 40.0, 4)[0])
-    assert model.training
-    expected = torch.tensor([[1, 0.5], [0.5, 1], [0, 0.5], [0.5, 0]])
-    assert torch.allclose(renders[:, :2, 0, 0], expected, atol=1e-6)
-    assert torch.allclose(accumulation[:, 0, 0, 0], torch.tensor([0.0, 1, 0, 1]), atol=1e-6)
+def test_pseudo_views_made_late_still_show_the_initial_nerf(config):
+    run = tiny_run(config)
+    run.runner.before_step(0)
+    run.runner.before_step(START)
+    folder = run.context.folder / "pseudo_views"
+    views, renders = load_pseudo_views(folder), (folder / "renders" / "000.png").read_bytes()
+    folder.rename(run.context.folder.parent / "moved")
+    late = tiny_run(config)
+    torch.nn.init.constant_(late.context.model.field.grids[0], 5.0)
+    late.runner.before_step(START + 1)
+    assert torch.equal(load_pseudo_views(folder), views)
+    assert (folder / "renders" / "000.png").read_bytes() == renders
+    assert bool((late.context.model.field.grids[0] == 5).all()), "and the model is given back what it had"
 
 
-def test_silhouettes_are_widened_by_a_share_of_the_width():
+@pytest.mark.parametrize(("name", "value"), [("strength", 1.0), ("guidance_scale", 1.0), ("steps", 2), ("margin", 0.1)])
+def test_every_setting_of_the_translation_changes_the_pseudo_views(config, name, value):
+    views = []
+    for config.timestamp in ("run", "other"):
+        run = tiny_run(config)
+        run.runner.before_step(START)
+        views.append(load_pseudo_views(run.context.folder / "pseudo_views"))
+        setattr(config.pipeline.phases.pseudo_views, name, value)
+    assert not torch.equal(*views)
+
+
+def test_silhouettes_are_dilated_by_a_share_of_the_width():
     accumulation = torch.zeros(1, 1, 20, 40)
     accumulation[..., 10, 20], accumulation[..., 0, 0] = 0.6, 0.4
-    rows, columns = widened(accumulation, 0.05)[0, 0].nonzero().unbind(1)
+    rows, columns = dilate(accumulation, 0.05)[0, 0].nonzero().unbind(1)
     assert sorted(set(rows.tolist())) == [8, 9, 10, 11, 12] and sorted(set(columns.tolist())) == [18, 19, 20, 21, 22]
-    assert torch.equal(widened(accumulation, 0.0), (accumulation > 0.5).float())
+    assert torch.equal(dilate(accumulation, 0.0), (accumulation > 0.5).float())
 
 
 def test_pseudo_views_survive_the_disk_at_their_cameras_size(tmp_path):
@@ -89,15 +94,3 @@ def test_contact_sheets_fill_short_rows_with_white():
     sheet = contact_sheet([red, blue.expand(2, -1, -1, -1)], side=2)
     corners = sheet[:, ::2, ::2].permute(1, 2, 0)
     assert corners.tolist() == [[[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [0, 0, 1]]]
-
-
-def test_chunks_are_told_which_renders_they_have():
-    seen = []
-
-    def translate(rgb, part):
-        seen.append((part.start, len(rgb)))
-        return rgb + 1
-
-    renders = torch.rand(5, 3, 2, 2)
-    assert torch.equal(in_chunks(translate, renders, 2), renders + 1)
-    assert seen == [(0, 2), (2, 2), (4, 1)]

@@ -15,6 +15,7 @@ from db3d_nerfstudio.cli import COMMANDS
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.folder import next_commands
+from db3d_nerfstudio.run.progress import RunProgress
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig
@@ -236,6 +237,7 @@ def test_a_crash_while_saving_leaves_the_older_checkpoint(trainer, monkeypatch):
 
 def test_renders_of_the_viewer_end_with_the_training(trainer, monkeypatch):
     trainer._start_step, trainer.config.machine.device_type = 0, "cpu"
+    trainer.pipeline.context = SimpleNamespace(record=SimpleNamespace(progress=RunProgress([])))
     viewer = SimpleNamespace(ready=False)  # So the thread waits, as one of a page that is still loading does.
     render = RenderStateMachine(viewer, 1.0, client=None)
 

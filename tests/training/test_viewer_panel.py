@@ -3,7 +3,7 @@
 import torch
 
 from db3d_nerfstudio.images import contact_sheet, tensor_to_image
-from db3d_nerfstudio.training.viewer_panel import ViewerPanel, render_and_translation
+from db3d_nerfstudio.training.viewer_panel import render_and_translation
 
 
 def colours(*values):
@@ -15,7 +15,3 @@ def test_renders_are_shown_beside_what_was_made_of_them():
     sheet = tensor_to_image(contact_sheet([photos, renders, views]))
     tiles = [round(tile.getpixel((5, 5))[0] / 255, 1) for tile in render_and_translation(sheet)]
     assert tiles == [0.5, 0.8, 0.6, 0.9], "the third is not translated yet"
-
-
-def test_without_a_viewer_the_panel_does_nothing():
-    ViewerPanel().follow(runner=None)

@@ -1,0 +1,96 @@
+"""Before a run begins: its input is checked, and its folder is chosen and locked."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nerfstudio.engine.trainer import TrainerConfig
+
+from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.photos import load_photo, photo_paths
+from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
+from db3d_nerfstudio.run.interventions import read_changes, stage_ends
+from db3d_nerfstudio.training.phases import PhasesConfig
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.words import parse_subject
+
+
+def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
+    """Read prompt and photos as the stages will; the path of the photos becomes absolute.
+
+    Raises:
+        UserError: something is missing or cannot be read.
+    """
+    datamanager, model, phases = pipeline.datamanager, pipeline.model, pipeline.phases
+    if datamanager.data is None and phases.needs_photos:
+        raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
+    if model.prompt is None:
+        raise UserError(f'no prompt: say what the photos show, as in --prompt "a photo of a {phases.identifier} robot"')
+    if phases.initial.steps < 1:
+        raise UserError("the initial NeRF needs steps: set --pipeline.phases.initial.steps to 1 or more")
+    if phases.needs_photos:
+        parse_subject(model.prompt, phases.identifier, phases.class_noun)
+    if datamanager.data is not None:
+        datamanager.data = datamanager.data.expanduser().absolute()
+        for path in photo_paths(datamanager.data):
+            load_photo(path, resolution=8)
+
+
+def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:
+    """Without photos, those of the bundled toy: where there is no prompt, or one about a toy of its kind."""
+    from db3d_nerfstudio.toybox.examples import default_subject
+
+    if pipeline.datamanager.data is not None:
+        return
+    model, phases = pipeline.model, pipeline.phases
+    photos, prompt = default_subject()
+    kind = parse_subject(prompt).class_noun
+    model.prompt = model.prompt or f"a photo of a {phases.identifier} {kind}"
+    if parse_subject(model.prompt, phases.identifier, phases.class_noun).class_noun == kind:
+        announce(f"The photos are those of the bundled {kind}; --data FOLDER takes yours")
+        pipeline.datamanager.data = photos
+
+
+def check_learning_rates(optimizers: Mapping[str, Any], phases: PhasesConfig) -> None:
+    """Raises UserError if nerfstudio's schedulers and the phases would both set the learning rates."""
+    scheduled = [name for name, optimizer in optimizers.items() if optimizer["scheduler"] is not None]
+    if scheduled and phases.learning_rate_left != 1:
+        raise UserError(
+            f"the scheduler of {' and '.join(scheduled)} and phases.learning_rate_left both set the learning rate: "
+            "take the scheduler out, or set --pipeline.phases.learning-rate-left 1"
+        )
+
+
+def total_steps(config: TrainerConfig, run: Path) -> int:
+    """How many micro-steps a run has in all, given the phases that were ended early in it."""
+    return min(config.max_num_iterations, config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
+
+
+def unfinished_run(config: TrainerConfig, runs: Path) -> str | None:
+    """The name of the newest run in a folder that the same command started, and that was not trained to its end."""
+    for file in sorted(runs.glob("*/config.yml"), key=os.path.getmtime, reverse=True):
+        run, total = file.parent, total_steps(config, file.parent)
+        step = checkpoint_step(run / config.relative_model_dir) + 1
+        if step < total and same_settings(config, run) and try_lock(run):
+            announce(f"Continuing {run} at step {step} of {total} (--resume False starts afresh)")
+            return run.name
+    return None
+
+
+def claim(run: Path, photos: Path | None, prompt: str) -> None:
+    """Make the folder of a run and lock it.
+
+    Raises:
+        UserError: it cannot be written to, or belongs to another subject or to another process.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {run} ({error.strerror}): choose another --output-dir") from None
+    other = subject_of(run)
+    if other and other != (photos, prompt):
+        raise UserError(f'{run} is the run of another subject ({other[0]}, "{other[1]}"): choose another --timestamp')
+    if not try_lock(run):
+        raise UserError(f"another process is training in {run}: wait for it, or choose another --timestamp")
