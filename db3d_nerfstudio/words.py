@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views
+from db3d_nerfstudio.class_noun import find_class_noun
 from db3d_nerfstudio.errors import UserError
 
 VIEW_NAMES = ("front", "side", "back", "overhead")
@@ -27,13 +28,6 @@ OVERHEAD_ELEVATION = 60.0
 OVERHEAD_BLEND = 15.0
 """Half the width in degrees of the band in which interpolated prompts turn into the overhead prompt."""
 
-# Words that end a class noun: what follows describes the scene and not the subject.
-_CONTEXT = frozenset(
-    "and as at behind beside by from in inside into is like made near of on over that under wearing with without "
-    "carrying dancing eating flying holding jumping lying playing reading riding running sitting sleeping standing "
-    "swimming walking".split()
-)
-
 
 @dataclass(frozen=True)
 class Subject:
@@ -48,7 +42,7 @@ class Subject:
 
     @property
     def instance_prompt(self) -> str:
-        """The caption of the photos."""
+        """The caption of the photos; with "a" before vowels too, as in the captions that guides are trained on here."""
         return f"a photo of a {self.identifier} {self.class_noun}"
 
     @property
@@ -60,22 +54,18 @@ class Subject:
 def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None = None) -> Subject:
     """Find identifier and class noun in a prompt.
 
-    The class noun is, unless given, what follows the identifier up to punctuation or a word that begins a context
-    ("wearing", "on", "sitting", ...): a wrong one costs much likeness (DreamBooth, arXiv 2208.12242, table 4).
+    The class noun is, unless given, what `find_class_noun` makes of the words after the identifier: a wrong one costs
+    much likeness (DreamBooth, arXiv 2208.12242, table 4).
     """
     found = re.search(f"{_identifier_pattern(identifier)}(?P<rest>.*)", prompt, re.DOTALL)
     if found is None:
+        meant = re.search(rf"{_identifier_pattern(identifier)}|\[\w+\]|<\w+>", prompt, re.IGNORECASE)
+        instead = f' in place of "{meant[0]}"' if meant else " before the class noun"
         raise UserError(
-            f'The prompt "{prompt}" does not contain the identifier "{identifier}". Write it before the class noun, '
+            f'The prompt "{prompt}" does not contain the identifier "{identifier}". Write it{instead}, '
             f'as in "a photo of a {identifier} {class_noun or "robot"}", or name another identifier.'
         )
-    if class_noun is None:
-        words = []
-        for word in re.match(r"[\w\s'-]*", found["rest"])[0].split():
-            if word.lower() in _CONTEXT:
-                break
-            words.append(word)
-        class_noun = " ".join(words)
+    class_noun = find_class_noun(found["rest"]) if class_noun is None else " ".join(class_noun.split())
     if not class_noun:
         raise UserError(
             f'No class noun follows "{identifier}" in the prompt "{prompt}". '
@@ -108,6 +98,23 @@ def direction_names(sided: bool) -> list[str]:
     if sided:
         return [*DIRECTIONS, *(f"overhead {name}" for name in DIRECTIONS)]
     return ["front", "side", "back", "side", *["overhead"] * 4]
+
+
+def prompts_of_run(
+    prompt: str, subject: Subject | None = None, negative_prompt: str = "", sided: bool = False
+) -> list[str]:
+    """Every text that a run may embed: checked before anything long begins, none of them fails later.
+
+    Args:
+        prompt: What the NeRF is to show.
+        subject: What the photos show; None where nothing is learned from photos.
+        sided: Whether the guide knows the names of all `DIRECTIONS`.
+    """
+    named = dict.fromkeys([*VIEW_NAMES, *direction_names(sided)])
+    plain = [prompt, *([subject.instance_prompt, subject.class_prompt] if subject else [])]
+    return list(
+        dict.fromkeys([*plain, *(seen_from(text, view) for text in plain for view in named), negative_prompt, ""])
+    )
 
 
 def direction_weights(views: Views, interpolate: bool, sided: bool) -> Float[Tensor, "b n"]:

@@ -1,5 +1,7 @@
 """Words: the subject in a sentence, and the names of views."""
 
+import re
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from db3d_nerfstudio.words import (
     drop_identifier,
     nearest_prompts,
     parse_subject,
+    prompts_of_run,
     view_prompts,
     view_weights,
 )
@@ -62,6 +65,14 @@ def test_missing_identifier_is_an_error_with_the_fix(prompt: str) -> None:
         parse_subject(prompt)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "meant"), [("A photo of a SKS dog", "SKS"), ("a [V] dog", "[V]"), ("a <new> dog", "<new>")]
+)
+def test_what_was_meant_as_the_identifier_is_named(prompt: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=rf'Write it in place of "{re.escape(meant)}"'):
+        parse_subject(prompt)
+
+
 @pytest.mark.parametrize("prompt", ["a photo of a sks", "a photo of sks, studio light", "sks on a table"])
 def test_missing_class_noun_is_an_error_with_the_fix(prompt: str) -> None:
     with pytest.raises(ValueError, match='No class noun follows "sks".*a photo of a sks robot'):
@@ -71,6 +82,17 @@ def test_missing_class_noun_is_an_error_with_the_fix(prompt: str) -> None:
 def test_view_prompts_come_in_the_order_of_their_names() -> None:
     assert tuple(view_prompts("a dog")) == VIEW_NAMES
     assert view_prompts("a dog")["side"] == "a dog, side view"
+
+
+@pytest.mark.parametrize("sided", [False, True])
+def test_the_prompts_of_a_run_name_every_view_of_all_that_is_shown(sided: bool) -> None:
+    prompts = prompts_of_run("sks dog on grass", parse_subject("a sks dog"), "ugly", sided)
+    assert {"sks dog on grass", "a photo of a sks dog", "a photo of a dog", "ugly", ""} <= set(prompts)
+    for text in ("sks dog on grass", "a photo of a sks dog", "a photo of a dog"):
+        for view in [*VIEW_NAMES, *direction_names(sided)]:
+            assert f"{text}, {view} view" in prompts
+    assert len(prompts) == len(set(prompts))
+    assert not any("photo" in prompt for prompt in prompts_of_run("a dog"))
 
 
 def test_nearest_view() -> None:
