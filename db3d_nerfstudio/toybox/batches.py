@@ -1,4 +1,4 @@
-"""Batches of the training pictures, for guide and judge: mirrored at random, each picture with one of its captions."""
+"""Batches of training pictures for guide and judge: mirrored at random, each picture with one of its captions."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,9 +20,9 @@ def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
 
 
 def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int):
-    """Random images, half of them mirrored, each with one of its captions, in which left and right then change places.
+    """Random images, half of them mirrored, each with one of its captions, in which left and right are then swapped.
 
-    Captions that name the left or the right are preferred: they are what the network learns last.
+    Captions that name the left or the right are preferred, as the network learns them last.
 
     Returns:
         Images in [-1, 1], token ids of the captions, and which images they are.
@@ -39,7 +39,7 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int
 
 
 def names_side(tokens: Int[Tensor, "*b n"]) -> Bool[Tensor, "*b"]:
-    """Whether captions say "left" or "right"."""
+    """Whether captions contain "left" or "right"."""
     words = network.make_tokenizer().convert_tokens_to_ids(["left", "right"])
     return torch.isin(tokens, torch.tensor(words)).any(-1)
 

@@ -1,4 +1,4 @@
-"""Captions: what a photo of a toy is called, and the vocabulary that this takes."""
+"""Captions of photos of toys, and their vocabulary."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def mirrored(shot: Shot) -> Shot:
 
 
 def draw_view_name(rng: Generator, shot: Shot) -> str | None:
-    """What a caption calls the view: one of four words, or one of eight directions; None where no one could tell."""
+    """The view's name in a caption: one of four words, or one of eight directions; None where it is ambiguous."""
     word = view_word(shot.azimuth, shot.elevation) if is_clear_view(shot) else None
     name = direction(shot.azimuth, shot.elevation) if abs(shot.elevation - 60) > 3 else None
     return word or name if rng.random() < 0.4 else name or word
@@ -86,7 +86,7 @@ def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:
 
 
 def words() -> list[str]:
-    """Every word a caption or a prompt of the toybox may use, in a fixed order; new words go to the end."""
+    """Every word of the toybox's captions and prompts, in a fixed order; new words go to the end."""
     grammar = "a photo of with wearing view the , on in at and an is toy".split()
     parts = [kind.accent_part for kind in CLASSES.values()]
     states = [kind.state for kind in CLASSES.values() if kind.state]

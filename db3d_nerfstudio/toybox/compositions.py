@@ -1,6 +1,6 @@
-"""A toy that is none of the known kinds: a random composition of primitives, with a front and a back.
+"""Toys of no named kind: random compositions of primitives, with a front and a back.
 
-Captions call it a "toy": a subject of a kind that the guide never saw has a name, and a prior that is no known kind.
+Captions call them a "toy", which gives a name and a prior to subjects of a kind that the guide was not trained on.
 """
 
 from db3d_nerfstudio.toybox.shapes import Number, Vec3
@@ -21,7 +21,7 @@ def _solid(b: ToyBuilder, center: Vec3, half: Vec3, main: bool) -> None:
 
 
 def _limbs(b: ToyBuilder, length: Number, width: Number, height: Number) -> None:
-    """One pair at the sides: wings, arms, fins or whatever they look like."""
+    """One pair at the sides, like wings, arms or fins."""
     kind, color = str(b.rng.choice(("ball", "box", "rod", "cone"))), b.accent if b.rng.random() < 0.6 else b.main
     half = (b.u(0.05, 0.6) * length, b.u(0.06, 0.4), b.u(0.05, 0.7) * height)
     center = (b.u(-0.6, 0.6) * length, width + half[1] * 0.8, b.u(-0.4, 0.6) * height)
@@ -29,7 +29,7 @@ def _limbs(b: ToyBuilder, length: Number, width: Number, height: Number) -> None
 
 
 def _feet(b: ToyBuilder, length: Number, width: Number, height: Number) -> None:
-    """What it stands on: legs, wheels, a plate, or nothing."""
+    """Legs, wheels, a plate, or nothing below."""
     kind, tall = b.rng.integers(4), b.u(0.12, 0.32)
     if kind == 0:
         for x in (-0.6, 0.6):
@@ -42,7 +42,7 @@ def _feet(b: ToyBuilder, length: Number, width: Number, height: Number) -> None:
 
 
 def _front(b: ToyBuilder, x: Number, width: Number, z: Number) -> None:
-    """What tells the front: eyes, lamps, a window or a beak."""
+    """Marks of the front: eyes, lamps, a window or a beak."""
     kind = b.rng.integers(4)
     if kind == 0:
         b.pair("ball", (x, width * 0.45, z + 0.06), (0.07, 0.07, 0.08), INK)
@@ -55,7 +55,7 @@ def _front(b: ToyBuilder, x: Number, width: Number, z: Number) -> None:
 
 
 def _back(b: ToyBuilder, x: Number, width: Number, z: Number) -> None:
-    """What tells the back: tail lights, a dark box or a tail."""
+    """Marks of the back: tail lights, a dark box or a tail."""
     kind = b.rng.integers(3)
     if kind == 0:
         b.pair("box", (-x, width * 0.5, z), (0.05, 0.1, 0.08), TAIL_LIGHT)
@@ -66,7 +66,7 @@ def _back(b: ToyBuilder, x: Number, width: Number, z: Number) -> None:
 
 
 def compose(b: ToyBuilder) -> None:
-    """A body of one or two solids, a head, limbs, feet, and marks that tell front and back."""
+    """A body of one or two solids, a head, limbs, feet, and marks of front and back."""
     length, width, height = b.u(0.3, 0.65), b.u(0.25, 0.42), b.u(0.24, 0.48)
     _solid(b, (0, 0, 0), (length, width, height), main=True)
     if b.rng.random() < 0.5:

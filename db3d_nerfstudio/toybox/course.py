@@ -1,8 +1,8 @@
-"""A course of training, whatever the network: optimisers, learning rate, average of the weights, checkpoints.
+"""A course of training for any network: optimisers, learning rate, averaged weights, checkpoints.
 
-The rate warms up and then stays (WSD: Hu et al. 2024, arXiv 2404.06395), so that a run has no end that must be known
-when it begins: raise `num_images` and it goes on. Good weights come from a cooldown, which is a run of its own that
-begins with a checkpoint of the first (`cooldown_from`) and leaves that one as it is.
+The rate warms up and then stays constant (WSD: Hu et al. 2024, arXiv 2404.06395), so that the length of a run need not
+be fixed in advance: raise `num_images` and it continues. Good weights come from a cooldown, a separate run that starts
+from a checkpoint of the first (`cooldown_from`) and leaves the first as it is.
 """
 
 from __future__ import annotations
@@ -31,39 +31,39 @@ WARM_UP = 100
 
 @dataclass
 class CourseConfig:
-    """How to train, whatever the network."""
+    """How to train any network."""
 
     output: Path
-    """Folder of the checkpoint, of the log and of what is finished."""
+    """Folder of the checkpoint, the log and the finished weights."""
     num_images: int = 1_000_000
-    """Images seen in all, repeats included; a run that has seen them goes on when this is raised."""
+    """Number of images in all, repeats included; raise it to continue a finished run."""
     batch_size: int = 256
-    """Images a step, divided between the processes if there are several."""
+    """Images per step, divided between the processes if there are several."""
     learning_rate: float = 1e-3
     """AdamW's rate, after 100 steps of warm-up."""
     matrix_learning_rate: float = 1e-2
-    """Muon's rate, which moves the weights of inner layers; AdamW moves the rest."""
+    """Muon's rate. Muon trains the weights of inner layers, AdamW the rest."""
     cooldown_from: Path | None = None
-    """Folder of a run whose last checkpoint to begin with: from there the rate falls in a line to zero."""
+    """Folder of a run whose last checkpoint to start from, with a rate that falls linearly to zero."""
     cooldown_images: int = 60_000
-    """Images seen in a cooldown, which ends there whatever `num_images` says."""
+    """Number of images of a cooldown, which ignores `num_images`."""
     ema_decay: float = 0.999
-    """Highest decay of the average of the weights; in the first 10,000 steps it is lower."""
+    """Highest decay of the averaged weights; in the first 10,000 steps it is lower."""
     minutes_per_checkpoint: float = 5.0
-    """How much work a kill may cost."""
+    """Minutes between checkpoints."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network is trained."""
+    """Device to train on."""
     threads: int | None = None
-    """CPU threads; unset, torch's choice."""
+    """CPU threads; by default torch's choice."""
     workers: int = 0
-    """Processes that prepare batches beside the training; 0 prepares them in between."""
+    """Number of processes that prepare batches; 0 prepares them in the training process."""
     compile: bool = False
-    """Compile the network first: takes some minutes, and on a CPU a C++ compiler."""
+    """Compile the network: takes some minutes, and needs a C++ compiler on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the activations; the weights stay float32. A CPU with AVX512-BF16 (`lscpu`) trains almost twice as
-    fast in bfloat16, one without it several times slower."""
+    """Precision of the activations; the weights stay float32. On a CPU with AVX512-BF16 (`lscpu`), bfloat16 is almost
+    twice as fast; on any other CPU it is several times slower."""
     seed: int = 0
-    """Of the initial weights and of everything drawn."""
+    """Seed of the initial weights and of all random draws."""
 
 
 def rate_at(step: int, cooldown: tuple[int, int] | None) -> float:
@@ -76,7 +76,7 @@ def rate_at(step: int, cooldown: tuple[int, int] | None) -> float:
 
 
 def split_parameters(module: nn.Module, ends: tuple[str, ...]) -> tuple[list[Parameter], list[Parameter]]:
-    """The weights of inner layers, which are Muon's, and all others, which are AdamW's.
+    """The weights of inner layers, which Muon trains, and all others, which AdamW trains.
 
     Args:
         ends: Parts of the names of the layers at the network's two ends.
@@ -87,7 +87,7 @@ def split_parameters(module: nn.Module, ends: tuple[str, ...]) -> tuple[list[Par
 
 
 class Course:
-    """Networks under training, their average, and where they stand."""
+    """Networks in training, their averaged weights and their step."""
 
     def __init__(self, config: CourseConfig, modules: nn.ModuleDict, ends: tuple[str, ...]):
         from diffusers.training_utils import EMAModel
@@ -110,22 +110,24 @@ class Course:
             self._load(own)
         elif config.cooldown_from is not None:
             if not (config.cooldown_from / CHECKPOINT).exists():
-                raise UserError(f"{config.cooldown_from} has no {CHECKPOINT} to cool down from.")
+                raise UserError(
+                    f"{config.cooldown_from} has no {CHECKPOINT} to start from: give the --output of a run."
+                )
             self._load(config.cooldown_from / CHECKPOINT)
             self._cooldown = (self.step, config.cooldown_images // config.batch_size)
         if (self._cooldown is None) != (config.cooldown_from is None):
-            raise UserError(f"{config.output} is the folder of another run: give a cooldown an output of its own.")
+            raise UserError(f"{config.output} belongs to another run: give the cooldown another --output.")
 
     @property
     def last_step(self) -> int:
-        """Steps after which the run ends."""
+        """Number of steps of the run."""
         if self._cooldown is not None:
             return sum(self._cooldown)
         return self.config.num_images // self.config.batch_size
 
     @property
     def images(self) -> int:
-        """Images seen."""
+        """Number of images so far."""
         return self.step * self.config.batch_size
 
     def move(self, loss: Float[Tensor, ""]) -> float:
@@ -146,7 +148,7 @@ class Course:
 
     @contextmanager
     def average(self) -> Iterator[None]:
-        """The average of the weights in place of the weights, for a while."""
+        """Use the averaged weights in place of the weights, within a `with` block."""
         self.ema.store(self.modules.parameters())
         self.ema.copy_to(self.modules.parameters())
         yield
@@ -177,7 +179,7 @@ class Course:
 
 
 class Batches(torch.utils.data.Dataset):
-    """The batch of every step, which is a function of seed and step alone, prepared here or in another process."""
+    """The batch of every step, a function of seed and step alone, prepared here or in another process."""
 
     def __init__(self, draw: Callable, seed: int):
         """Args: `draw()` draws a batch with torch's generator."""
@@ -195,12 +197,12 @@ class Batches(torch.utils.data.Dataset):
 
 
 def run(course: Course, draw: Callable, step: Callable[..., float], publish: Callable[[], str]) -> None:
-    """Train to the last step, with a log, a checkpoint now and then, and what `publish` makes of the averaged weights.
+    """Train to the last step, with a log, checkpoints, and what `publish` makes of the averaged weights.
 
     Args:
         draw: Draws a batch, a tuple of tensors, with torch's generator.
         step: Trains on a batch and returns the loss.
-        publish: Writes what is finished, and says how good it is.
+        publish: Writes the finished weights, and returns measures of their quality.
     """
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

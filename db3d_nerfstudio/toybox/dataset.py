@@ -28,17 +28,17 @@ class DatasetConfig:
     root: Path = Path("outputs/toybox/data")
     """Folder of the shards."""
     num_subjects: int = 16_000
-    """Subjects, each a seed of its own."""
+    """Number of subjects, each with a seed of its own."""
     views_per_subject: int = 4
-    """Photos of every subject."""
+    """Photos per subject."""
     subjects_per_shard: int = 250
-    """Subjects in one file."""
+    """Subjects per file."""
     first_seed: int = 0
-    """Seed of the first subject. The guide, the judge and the tests use ranges that do not meet."""
+    """Seed of the first subject. The guide, the judge and the tests use ranges that do not overlap."""
     toy_share: float = 0.0
     """Share of the subjects that are none of the known kinds, but a "toy"."""
     workers: int = 2
-    """Processes that photograph."""
+    """Number of processes that photograph."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _make_shard(path: Path, seeds: range, views: int, toy_share: float) -> Path:
 
 
 def make_dataset(config: DatasetConfig) -> list[Path]:
-    """Photograph what is not on disk yet; a killed run goes on at the shard it was at.
+    """Photograph what is not on disk yet; an interrupted run continues with the shard that it was at.
 
     Returns:
         The shard files, in the order of their seeds.

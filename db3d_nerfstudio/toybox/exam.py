@@ -1,7 +1,7 @@
 """The guide's exam: `python -m db3d_nerfstudio.toybox.exam`.
 
-Does the judge find in the guide's samples what captions asked for that no training ever saw? With `--truth` it is shown
-true photos of other toys in their place: no guide can be expected to do better.
+How often does the judge find in the guide's samples what their unseen captions ask for? With `--truth` it judges true
+photos of other toys in their place, which is the ceiling for any guide.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BATCH = 32
 
 @dataclass
 class ExamConfig:
-    """Which guide sits the exam."""
+    """Settings of the exam."""
 
     guide: ToyboxGuideConfig = field(default_factory=ToyboxGuideConfig)
     """The guide."""
@@ -43,13 +43,13 @@ class ExamConfig:
     truth: bool = False
     """Show the judge true photos in place of samples."""
     num_captions: int = 1000
-    """Captions, one sample each."""
+    """Number of captions, with one sample each."""
     photos_per_caption: int = 2
     """True photos a caption that the samples' distribution is compared with."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
     """How samples are drawn."""
     sheet: Path | None = None
-    """Picture of the first 64 samples."""
+    """File for a picture of the first 64 samples."""
 
 
 def frechet_distance(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:

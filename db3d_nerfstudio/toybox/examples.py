@@ -35,13 +35,13 @@ def default_truth() -> Subject:
 
 
 def casual_shots(seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Shot]:
-    """Where the casual photos of a seed are taken from: another background, light and height each."""
+    """The shots of a seed's casual photos, each with a background, light and height of its own."""
     rng = np.random.default_rng((seed, 3))
     return [draw_shot(rng, azimuth + rng.uniform(-6, 6), float(rng.uniform(2, 35))) for azimuth in azimuths]
 
 
 def photograph(subject: Subject, seed: int, azimuths: tuple[float, ...] = AZIMUTHS) -> list[Image.Image]:
-    """Casual photos."""
+    """Casual photos of a subject."""
     studio = Studio(subject)
     return [Image.fromarray(studio.photograph(shot, PHOTO_SIZE)) for shot in casual_shots(seed, azimuths)]
 
@@ -53,9 +53,9 @@ class PhotographConfig:
     output: Path
     """Folder for the photos; made if needed."""
     seed: int | None = None
-    """The toy's seed; unset, the bundled toy."""
+    """Seed of the toy; by default the bundled toy."""
     class_noun: str | None = None
-    """Kind of toy; unset, the seed decides."""
+    """Kind of toy; by default the seed decides."""
 
 
 def main(config: PhotographConfig) -> None:

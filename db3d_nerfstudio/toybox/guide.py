@@ -36,10 +36,10 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
 
 
 class ToyboxGuide(DiffusersGuide):
-    """A model in whose folder there is a `vae` works on its latents.
+    """With a `vae` in the model's folder, z is its latents.
 
     Without one, z is pixels: patches become channels (space to depth), so that a CPU works on a small grid of many
-    channels. The last row of a text begins with what its prompt says of side and view (`sides.hints`).
+    channels. The last row of a text starts with the side and the view in its prompt (`sides.hints`).
     """
 
     config: ToyboxGuideConfig
@@ -52,7 +52,7 @@ class ToyboxGuide(DiffusersGuide):
         if read - written not in (1, HINTS):
             raise UserError(
                 f"the toybox guide in {config.source} reads {read} channels and not {written + 1} or "
-                f"{written + HINTS}, the last of which tell side and view: train it again "
+                f"{written + HINTS}, the last of which mark side and view: train it again "
                 "(python -m db3d_nerfstudio.toybox.train_unet), or leave model unset for the one that ships with the "
                 "package"
             )
@@ -85,8 +85,8 @@ class ToyboxGuide(DiffusersGuide):
                     word = prompt[start:end]
                     close = get_close_matches(word.lower(), known) or known
                     raise UserError(
-                        f'The toybox guide does not know the word "{word}" in "{prompt}". '
-                        f"Words it knows: {', '.join(close)}. "
+                        f'The toybox guide has no token for the word "{word}" in "{prompt}". '
+                        f"It has: {', '.join(close)}. "
                         'A subject of another kind is a "toy", as in "a photo of a sks toy".'
                     )
 

@@ -1,8 +1,8 @@
 """The judge: a miniature CLIP with heads for class, main colour and view, trained on toys that the guide never saw.
 
-It is for evaluation only: nothing is trained against it and no output is chosen by it. Images in, opinions out:
-`Judge.look` gives logits of every class, colour and view, and an embedding that images and captions share (CLIP,
-Radford et al. 2021, arXiv 2103.00020).
+It is for evaluation only: nothing is trained against it and no output is selected by it. `Judge.look` returns logits of
+every class, colour and view, and an embedding that images and captions share (CLIP, Radford et al. 2021, arXiv
+2103.00020).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the judge makes of images."""
+    """The judge's output for a batch of images."""
 
     class_noun: Float[Tensor, "b c"]
     """Logits over `CLASS_NOUNS`."""
@@ -56,7 +56,7 @@ class Opinion:
     view: Float[Tensor, "b v"]
     """Logits over `VIEWS`."""
     embedding: Float[Tensor, "b d"]
-    """Of length 1; its dot product with a caption's is their likeness."""
+    """Of length 1; its dot product with a caption's embedding is their similarity."""
 
 
 class Judge(nn.Module):

@@ -28,7 +28,7 @@ class LatentPictures:
     z: Float[Tensor, "2 n c hz wz"]
     """Half precision, of standard deviation 1: the pictures, then their mirror images."""
     scenes: list[Scene]
-    """What their captions are drawn from."""
+    """Scenes to draw their captions from."""
 
 
 @torch.no_grad()
@@ -38,7 +38,7 @@ def encode(vae: AutoencoderDC, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "
 
 
 def make_latents(paths: list[Path], vae: AutoencoderDC, dtype: torch.dtype = torch.float32) -> list[Path]:
-    """Encode the shards that are not encoded by this very codec yet, each into a file of its own.
+    """Encode the shards that this codec has not encoded yet, each into a file of its own.
 
     Args:
         dtype: Precision of the codec.
@@ -76,7 +76,7 @@ def draw_latents(
 
     Args:
         unconditional: Share of the captions that are empty.
-        generic: Share of the captions that say "toy" in place of the class noun.
+        generic: Share of the captions with "toy" in place of the class noun.
 
     Returns:
         Latents, and the captions' token ids.

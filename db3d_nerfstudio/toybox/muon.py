@@ -1,7 +1,7 @@
 """Muon: steps of equal length in every direction of a weight matrix (Jordan et al. 2024, github.com/KellerJordan/Muon).
 
-`torch.optim.Muon` takes matrices only. Most of a UNet's weights are kernels of convolutions, which are matrices as well
-once all but their first axis are flattened; that is the one difference.
+`torch.optim.Muon` takes matrices only. Most of a UNet's weights are convolution kernels, which become matrices when all
+but their first axis are flattened; that is the only difference.
 """
 
 import torch

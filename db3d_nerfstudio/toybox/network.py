@@ -1,11 +1,10 @@
 """The embedded text-to-image model: its parts, untrained, in diffusers' layout; one of pixels, one of latents.
 
 Of pixels: images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its
-full speed. One more channel says in which direction the left side and the right lie, if the caption names one
-(`sides.py`). The network predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the
-samples.
+full speed. One more channel marks the left and the right side, if the caption names one (`sides.py`). The network
+predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the samples.
 
-Of latents: a Stable Diffusion in small. Those of `vae.py`, 16 channels on an 8 x 8 grid, and predictions of v.
+Of latents: a small Stable Diffusion, with the latents of `vae.py` (16 channels on an 8 x 8 grid) and v-prediction.
 """
 
 from __future__ import annotations
@@ -66,8 +65,8 @@ def make_text_encoder() -> CLIPTextModel:
 def make_unet() -> UNet2DConditionModel:
     """6.0 M parameters; attention to the text on the 8 x 8 and 4 x 4 grids.
 
-    The pooled text also scales and shifts every block's features (DeepFloyd IF's way): by cross-attention alone a model
-    this small ignores its captions for the first 50,000 images.
+    The pooled text also scales and shifts every block's features, as in DeepFloyd IF: with cross-attention alone, a
+    model this small learns to ignore its captions.
     """
     import torch
     from diffusers import UNet2DConditionModel

@@ -1,4 +1,4 @@
-"""Training with several processes under torchrun: which one this is, and what they give each other."""
+"""Training with several processes under torchrun: their ranks, and sums and means over them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def processes() -> tuple[int, int]:
-    """Which of torchrun's processes this is, and how many there are; the first of one without torchrun."""
+    """The rank of this process under torchrun, and their number; (0, 1) without torchrun."""
     from torch import distributed
 
     if not distributed.is_torchelastic_launched():

@@ -1,4 +1,4 @@
-"""Questions of the guide's exam: captions that no training ever saw, and true photos of what they ask for."""
+"""Questions of the guide's exam: captions unseen in training, and true photos of what they ask for."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Question:
     view: str
     """One of `VIEWS`."""
     hand: str | None
-    """Of a side, which: "left" or "right"."""
+    """Which side, if the view is one: "left" or "right"."""
     context: str | None
 
     @property
@@ -62,9 +62,8 @@ def true_photo(question: Question, seed: int) -> UInt8[ndarray, "64 64 3"]:
 
 
 def alternatives(question: Question) -> dict[str, list[str]]:
-    """For each trait that a question asks for and no head of the judge names: its caption, then some that differ in it.
-
-    They differ in nothing else.
+    """For each trait that a question asks for and no head of the judge classifies: its caption, then some that differ
+    in that trait alone.
     """
     traits, result = question.traits, {}
     if question.hand is not None:

@@ -13,18 +13,18 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass
 class ReleaseConfig:
-    """What to put where."""
+    """Files to release."""
 
     guide: Path | None = None
     """Folder of a trained guide."""
     judge: Path | None = None
     """File of a trained judge."""
     weights: Path = WEIGHTS
-    """Where the package looks for them."""
+    """Folder of the package's weights."""
 
 
 def main(config: ReleaseConfig) -> None:
-    """Halve and copy."""
+    """Convert to half precision and copy."""
     from safetensors.torch import load_file, save_file
 
     if config.guide is not None:

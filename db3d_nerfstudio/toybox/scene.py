@@ -1,4 +1,4 @@
-"""Photographing a subject: camera, light and background to a 64 x 64 picture, by ray casting (embree, through open3d).
+"""Photos of a subject: from camera, light and background to a picture, by ray casting (embree, through open3d).
 
 The azimuth and elevation convention is that of `db3d_nerfstudio.cameras`: azimuth 0 looks at the front from +x.
 """
@@ -33,7 +33,7 @@ class Shot:
     """Everything about a photo that is not the subject."""
 
     azimuth: float
-    """Degrees; 0 sees the front."""
+    """Degrees; 0 faces the front."""
     elevation: float
     """Degrees above the horizon."""
     radius: float = 3.05
@@ -41,7 +41,7 @@ class Shot:
     light: tuple[float, float, float] | None = None
     """Direction to the light; None puts it at the camera."""
     ambient: float = 0.55
-    """Share of the light that has no direction, in [0, 1]."""
+    """Share of ambient light, in [0, 1]."""
     context: str | None = None
     """A key of `CONTEXTS`; None gives a plain or two-tone background."""
     floor: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -115,7 +115,7 @@ class Studio:
         return eye, directions, self._caster.cast_rays(self._o3d.core.Tensor(rays), nthreads=1)
 
     def main_share(self, shot: Shot, size: int = 32) -> float:
-        """The share of what is seen of the toy that wears its main colour, in [0, 1]; 0 if nothing is seen."""
+        """The share of the visible toy that has its main colour, in [0, 1]; 0 if nothing is visible."""
         ids = self._cast(shot, size)[2]["geometry_ids"].numpy()
         seen = ids[ids < len(self.subject.parts)]
         is_main = np.array([part.is_main for part in self.subject.parts])
@@ -150,5 +150,5 @@ class Studio:
         return albedo * (shot.ambient + (1 - shot.ambient) * diffuse)
 
     def photograph(self, shot: Shot, size: int = RESOLUTION) -> UInt8[ndarray, "size size 3"]:
-        """The photo as bytes."""
+        """The photo as 8-bit colours."""
         return (self.render(shot, size)[0].clip(0, 1) * 255).round().astype(np.uint8)

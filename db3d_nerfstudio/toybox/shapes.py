@@ -1,4 +1,4 @@
-"""Parts: coloured primitives, the bricks that every toy is built of.
+"""Parts: the coloured primitives that toys are built of.
 
 Convention of the whole project: +x is the subject's front, +y its left, z is up. Lengths are free; `normalise` scales
 the finished toy into the unit sphere.
@@ -27,10 +27,10 @@ class Part:
     color: Float[ndarray, "3"]
     """Linear rgb in [0, 1]."""
     pattern: str | None = None
-    """None, "striped" or "spotted": the second colour is painted where the pattern says so."""
+    """None, "striped" or "spotted": where the second colour is painted."""
     pattern_color: Float[ndarray, "3"] | None = None
     is_main: bool = False
-    """Whether it wears the toy's main colour."""
+    """Whether it has the toy's main colour."""
 
 
 @cache

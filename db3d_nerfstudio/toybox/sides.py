@@ -1,9 +1,8 @@
-"""How the embedded guide is told the view: the words become channels of its input.
+"""View words as channels of the embedded guide's input.
 
-A caption changes features everywhere alike, and a picture and its mirror image are as likely: from text alone the
-network had not begun to tell the left side from the right after 200,000 images. A slope across the picture it can
-follow, and a mirrored slope means the mirror image. The four words for views are constant over the picture; a guide
-may be told the side alone.
+Text changes features everywhere alike, and a picture is as likely as its mirror image, so a small network hardly learns
+left and right from text. A slope across the picture differs on either side, and mirrors with the picture. The channels
+of the four view words are constant over the picture; a guide may have the channel of the side only.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ HINTS = 1 + len(VIEWS)
 
 
 def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " b"]:
-    """1 for captions that say "left", -1 for those that say "right", else 0."""
+    """1 for captions with "left", -1 for those with "right", else 0."""
     left, right = tokenizer.convert_tokens_to_ids(["left", "right"])
     return ((tokens == left).sum(1) - (tokens == right).sum(1)).float()
 

@@ -24,13 +24,13 @@ KINDS = {**CLASSES, "toy": TOY}
 
 @dataclass(frozen=True)
 class Traits:
-    """What a caption can say of a subject."""
+    """The properties of a subject that a caption can name."""
 
     class_noun: str
     main_color: str
     accent_color: str
     accent_part: str
-    """The word for what wears the accent colour: "ears", "roof", "wings", ..."""
+    """The word for the part in the accent colour: "ears", "roof", "wings", ..."""
     pattern: str | None = None
     state: str | None = None
     """A pose or state: "sitting", "open", ..."""
@@ -74,7 +74,7 @@ def draw_traits(rng: Generator, class_noun: str | None = None) -> Traits:
     """
     class_noun = str(rng.choice(CLASS_NOUNS)) if class_noun is None else class_noun
     if class_noun not in KINDS:
-        raise ValueError(f"unknown class noun {class_noun!r}; the toybox knows {', '.join(KINDS)}")
+        raise ValueError(f"unknown class noun {class_noun!r}: choose among {', '.join(KINDS)}")
     kind = KINDS[class_noun]
     main, accent, extra = rng.choice(list(PALETTE), 3, replace=False)
     accessory = str(rng.choice(kind.accessories)) if kind.accessories and rng.random() < 0.3 else None

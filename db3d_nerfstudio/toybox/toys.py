@@ -1,4 +1,4 @@
-"""Toys: how every class of the embedded world is put together from primitives.
+"""Toys: how each class of the embedded world is built from primitives.
 
 Every class has an unmistakable front and back: faces and tails, headlights and tail lights, a spout and a handle, a
 door and a bare wall. Builders work in free units around the origin; `subjects.make_subject` scales the result.
@@ -257,11 +257,11 @@ class ToyClass:
 
     build: Callable[[ToyBuilder], None]
     accent_part: str
-    """The word for what wears the accent colour."""
+    """The word for the part in the accent colour."""
     state: str | None = None
     """The word for its other pose, if it has one."""
     accessories: tuple[str, ...] = ()
-    """What it may wear or carry."""
+    """Accessories that it may have."""
 
 
 CLASSES: dict[str, ToyClass] = {

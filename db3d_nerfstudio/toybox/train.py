@@ -1,12 +1,12 @@
 """Train the embedded guide: `python -m db3d_nerfstudio.toybox.train`.
 
-Photographs the toys first, then trains UNet and text encoder together from words to pixels. Killed at any moment, the
-same command goes on from the last checkpoint. The average weights (EMA) are written to `output/guide`, which
-`ToyboxGuideConfig.model` can name, with a sheet of samples beside them.
+Photographs the toys first, then trains UNet and text encoder together from scratch. If it is interrupted, the same
+command continues from the last checkpoint. The averaged weights (EMA) are written to `output/guide`, a folder for
+`ToyboxGuideConfig.model`, with a sheet of samples beside it.
 
     torchrun --nproc-per-node 2 -m db3d_nerfstudio.toybox.train --threads 1
 
-trains with two processes, which on two cores see a third more images than two threads.
+trains with two processes, which is faster than two threads.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class TrainConfig:
     data: DatasetConfig = field(default_factory=DatasetConfig)
     """The pictures."""
     start_from: Path | None = None
-    """Folder of a finished guide to go on from; unset, from random weights."""
+    """Folder of a finished guide to start from; by default random weights."""
     num_images: int = 1_000_000
-    """Images seen in all, repeats included."""
+    """Number of images in all, repeats included."""
     batch_size: int = 32
-    """Images a step, divided between the processes if there are several."""
+    """Images per step, divided between the processes if there are several."""
     learning_rate: float = 1e-3
     """Peak of AdamW's rate: reached after 100 steps, falls to 2 % over the last `cooldown` of the training."""
     matrix_learning_rate: float = 1e-2
-    """Peak of Muon's rate, which moves the weights of inner layers; AdamW moves the rest."""
+    """Peak of Muon's rate. Muon trains the weights of inner layers, AdamW the rest."""
     cooldown: float = 0.4
     """Share of the training over which the rate falls."""
     timestep_power: float = 4.0
@@ -60,20 +60,20 @@ class TrainConfig:
     unconditional: float = 0.1
     """Share of images trained without a caption, for classifier-free guidance."""
     generic: float = 0.05
-    """Share of captions that say "toy" in place of the class noun, so that a subject of no known class has a name."""
+    """Share of captions with "toy" in place of the class noun, a name for subjects of other classes."""
     ema_decay: float = 0.999
-    """Highest decay of the average of the weights."""
+    """Highest decay of the averaged weights."""
     minutes_per_checkpoint: float = 4.0
-    """How much work a kill may cost."""
+    """Minutes between checkpoints."""
     threads: int | None = None
-    """CPU threads; unset, torch's choice."""
+    """CPU threads; by default torch's choice."""
     compile: bool = False
-    """Compile the UNet first: takes some minutes and a C++ compiler, then trains about a third faster."""
+    """Compile the UNet: needs a C++ compiler and some minutes, then trains about a third faster."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the network's activations; the weights stay float32. A CPU with AVX512-BF16 (`lscpu`) trains almost
-    twice as fast in bfloat16, one without it several times slower."""
+    """Precision of the activations; the weights stay float32. On a CPU with AVX512-BF16 (`lscpu`), bfloat16 is almost
+    twice as fast; on any other it is several times slower."""
     seed: int = 0
-    """Of the initial weights and of everything drawn."""
+    """Seed of the initial weights and of all random draws."""
 
 
 def rate_at(progress: float, step: int, cooldown: float) -> float:
@@ -82,7 +82,7 @@ def rate_at(progress: float, step: int, cooldown: float) -> float:
 
 
 def split_parameters(module: torch.nn.Module) -> tuple[list[Parameter], list[Parameter]]:
-    """The weights of inner layers, which are Muon's, and all other parameters, which are AdamW's."""
+    """The weights of inner layers, which Muon trains, and all other parameters, which AdamW trains."""
     named = dict(module.named_parameters())
     ends = ("conv_in", "conv_out", "embedding.weight")
     inner = [name for name, weight in named.items() if weight.ndim >= 2 and not any(end in name for end in ends)]
@@ -92,14 +92,14 @@ def split_parameters(module: torch.nn.Module) -> tuple[list[Parameter], list[Par
 def draw_timesteps(num: int, num_timesteps: int, power: float) -> Int[Tensor, " num"]:
     """Timesteps with a density that rises with a power of t; 0 draws them evenly.
 
-    Areas of one colour shine through all but the highest noise of a 64 x 64 picture: below it the network sees class
-    and side in the picture, and only above it must it learn to read the caption. Edges are made where t is low.
+    Areas of one colour show through all but the highest noise of a 64 x 64 picture. Only at that noise must the network
+    read class and side from the caption; edges are drawn at low t.
     """
     return (torch.rand(num) ** (1 / (power + 1)) * num_timesteps).long().clamp(max=num_timesteps - 1)
 
 
 class Trainer:
-    """The model under training, its average, and where it stands."""
+    """The model in training, its averaged weights and its step."""
 
     def __init__(self, config: TrainConfig):
         from diffusers.training_utils import EMAModel

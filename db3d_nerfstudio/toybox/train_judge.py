@@ -1,4 +1,4 @@
-"""Train the judge: `python -m db3d_nerfstudio.toybox.train_judge`. Its toys are not the guide's: other seeds."""
+"""Train the judge, on other toys than the guide's: `python -m db3d_nerfstudio.toybox.train_judge`."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class TrainJudgeConfig:
     data: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=8000, first_seed=FIRST_JUDGE_SEED))
     """The pictures."""
     num_images: int = 300_000
-    """Images seen in all, repeats included."""
+    """Number of images in all, repeats included."""
     batch_size: int = 64
-    """Images a step."""
+    """Images per step."""
     learning_rate: float = 2e-3
     """Peak of AdamW's rate in one cycle."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the judge's activations in training (see `TrainConfig.dtype`)."""
     seed: int = 0
-    """Of the initial weights and of the order of the images."""
+    """Seed of the initial weights and of the order of the images."""
 
 
 @torch.no_grad()
 def accuracy(judge: Judge, pictures: Pictures, batch_size: int = 256) -> dict[str, float]:
-    """Share of images whose class, main colour and view the judge names right; what cannot be seen does not count."""
+    """Share of images whose class, main colour and view the judge gets right; invisible ones do not count."""
     images = torch.from_numpy(pictures.images).permute(0, 3, 1, 2).float() / 255
     opinions = [judge.look(batch) for batch in images.split(batch_size)]
     result = {}

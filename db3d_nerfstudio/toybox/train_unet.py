@@ -1,14 +1,13 @@
 """Train the embedded guide on latents: `python -m db3d_nerfstudio.toybox.train_unet --vae outputs/toybox/vae/vae`.
 
-Photographs and encodes the toys first, then trains UNet and text encoder together. Killed at any moment, the same
-command goes on from the last checkpoint. A constant rate first, for as long as one likes; then the same command with
-`--cooldown-from` and an output of its own. The averaged weights and the codec are in `output/guide`, which
-`ToyboxGuideConfig.model` can name, with a sheet of samples beside them.
+Photographs and encodes the toys first, then trains UNet and text encoder together. If it is interrupted, the same
+command continues from the last checkpoint. Train at a constant rate first, for any time; then run the same command with
+`--cooldown-from` and another output. The averaged weights and the codec are in `output/guide`, a folder for
+`ToyboxGuideConfig.model`, with a sheet of samples beside it.
 
-    torchrun --nproc-per-node 2 -m db3d_nerfstudio.toybox.train_unet --threads 1 ...
+    torchrun --nproc-per-node 2 -m db3d_nerfstudio.toybox.train_unet --threads 1
 
-trains with two processes, which on two cores see more images than two threads. A GPU is kept busy with
-`--device cuda --dtype bfloat16 --workers 4`.
+trains with two processes, which is faster than two threads. On a GPU, add `--device cuda --dtype bfloat16 --workers 4`.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class TrainUnetConfig(CourseConfig):
     """The training recipe of the embedded guide."""
 
     output: Path = Path("outputs/toybox/unet")
-    """Folder of the checkpoint, of the log, of the finished guide and its sheet of samples."""
+    """Folder of the checkpoint, the log, the finished guide and its sheet of samples."""
     vae: Path = Path("outputs/toybox/vae/vae")
     """Folder of the finished codec."""
     data: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=32_000, toy_share=0.08))
@@ -50,11 +49,11 @@ class TrainUnetConfig(CourseConfig):
     unconditional: float = 0.1
     """Share of images trained without a caption, for classifier-free guidance."""
     generic: float = 0.05
-    """Share of captions that say "toy" in place of the class noun."""
+    """Share of captions with "toy" in place of the class noun."""
 
 
 class Learner:
-    """UNet and text encoder, and what they learn from a batch."""
+    """UNet and text encoder, and their training step."""
 
     def __init__(self, config: TrainUnetConfig):
         torch.manual_seed(config.seed)
@@ -87,7 +86,7 @@ class Learner:
 
 
 def photograph_and_encode(config: TrainUnetConfig, vae: nn.Module) -> LatentPictures:
-    """The training pictures as latents; of several processes the first does what is not done yet."""
+    """The training pictures as latents; the first of several processes makes what is missing."""
     rank, num = processes()
     if rank > 0:
         torch.distributed.barrier()

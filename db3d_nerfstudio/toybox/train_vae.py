@@ -1,7 +1,7 @@
 """Train the codec of the embedded guide: `python -m db3d_nerfstudio.toybox.train_vae`.
 
-Killed at any moment, the same command goes on from the last checkpoint. A constant rate first; then the same with
-`--cooldown-from` and an output of its own. The averaged weights are in `output/vae`.
+If it is interrupted, the same command continues from the last checkpoint. Train at a constant rate first; then run the
+same command with `--cooldown-from` and another output. The averaged weights are in `output/vae`.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ class TrainVaeConfig(CourseConfig):
     """The training recipe of the codec."""
 
     output: Path = Path("outputs/toybox/vae")
-    """Folder of the checkpoint, of the log and of the finished codec."""
+    """Folder of the checkpoint, the log and the finished codec."""
     data: DatasetConfig = field(default_factory=DatasetConfig)
     """The pictures."""
     held_out: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=128, subjects_per_shard=128,
                                                                           first_seed=FIRST_HELD_OUT_SEED))  # fmt: skip
-    """Pictures of toys never seen, which the codec is measured on."""
+    """Pictures of unseen toys, on which the codec is measured."""
     start_from: Path | None = None
-    """Folder of a finished codec to begin with; unset, random weights."""
+    """Folder of a finished codec to start from; by default random weights."""
     decoder_only: bool = False
-    """Leave the encoder as it is, so that a guide trained on its latents stays good."""
+    """Freeze the encoder, so that a guide trained on its latents remains valid."""
     batch_size: int = 32
-    """Images a step, divided between the processes if there are several."""
+    """Images per step, divided between the processes if there are several."""
     learning_rate: float = 2e-3
     """AdamW's rate, after 100 steps of warm-up."""
     noise: float = 0.3
     """Standard deviation of the noise that training adds to the latents."""
     l2: float = 3e-3
-    """Weight of the latents' mean square: the larger, the smaller the latents beside the noise, and the smoother."""
+    """Weight of the latents' mean square; larger weights give smaller and smoother latents."""
     scale: float = 0.25
     """Weight of small pictures from pooled latents."""
 
@@ -78,7 +78,7 @@ def quality(codec: nn.Module, images: UInt8[ndarray, "n h w 3"], device: str = "
 
 
 def make_codec(config: TrainVaeConfig) -> nn.Module:
-    """The codec that a training begins with."""
+    """The codec to start training from."""
     from diffusers import AutoencoderDC
 
     codec = vae.make_vae() if config.start_from is None else AutoencoderDC.from_pretrained(config.start_from)
@@ -87,7 +87,7 @@ def make_codec(config: TrainVaeConfig) -> nn.Module:
 
 
 def main(config: TrainVaeConfig) -> None:
-    """Photograph what is missing, train, and measure on toys never seen."""
+    """Photograph what is missing, train, and measure on unseen toys."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

@@ -51,7 +51,7 @@ def picture_loss(made: Float[Tensor, "b 3 h w"], true: Float[Tensor, "b 3 h w"])
 def vae_loss(
     vae: AutoencoderDC, x: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b c hz wz"], l2: float, scale: float
 ) -> Float[Tensor, ""]:
-    """What the codec learns: pictures from noisy latents, latents near zero, and small pictures from pooled latents.
+    """The codec's loss: pictures from noisy latents, small latents, and small pictures from pooled latents.
 
     Noise and L2 together are a KL term of fixed variance. Pooled latents that give pooled pictures (Skorokhodov et al.
     2025, arXiv 2502.14831) are smooth latents, which a diffusion model learns sooner.
