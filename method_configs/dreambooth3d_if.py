@@ -8,6 +8,6 @@ from db3d_nerfstudio.method_configs.dreambooth3d import make_config
 config = make_config()
 config.method_name = "dreambooth3d-if"
 config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
-config.pipeline.model.guidance_scale = 20.0
+config.pipeline.model.sds.guidance_scale = 20.0
 
 method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, in pixel space as in the paper.")

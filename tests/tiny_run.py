@@ -82,7 +82,7 @@ def tiny_run(config: DreamBooth3DTrainerConfig) -> TinyRun:
         datamanager=pipeline.datamanager,
         optimizers=Optimizers({"encodings": adam, "networks": adam}, pipeline.get_param_groups()),
         record=RunRecord(folder, describe(config), run_tasks(config.pipeline.phases, 3), total_steps=7),
-        interventions=Interventions(folder, model.prompt, model.guidance_scale),
+        interventions=Interventions(folder, model.prompt, model.sds.guidance_scale),
         folder=folder,
         seed=config.machine.seed,
         save=saved.append,

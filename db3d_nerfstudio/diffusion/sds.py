@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from db3d_nerfstudio.cameras import Views
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
+from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.guides.base import DiffusionGuide
-
-Weighting = Literal["sigma2", "uniform", "fantasia"]
 
 
 @dataclass
 class SDSConfig:
-    """Guidance, weights and timesteps of score distillation."""
+    """Guidance, prompts and timesteps of score distillation."""
 
     guidance_scale: float = 8.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
@@ -32,23 +34,67 @@ class SDSConfig:
 
     Best with interpolated prompts. Every step then asks the guide four times in place of twice.
     """
-    sds_weighting: Weighting = "sigma2"
-    """Weight of each timestep in score distillation."""
     t_range_start: tuple[float, float] = (0.02, 0.98)
     """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
     t_range_end: tuple[float, float] = (0.02, 0.5)
     """Timesteps when it ends; linear in between."""
 
 
-def sds_weight(abar: Float[Tensor, " b"], weighting: Weighting) -> Float[Tensor, " b"]:
-    """w(t) of eq. 3: `sigma2` is DreamFusion's sigma_t^2, `fantasia` is alpha_t sigma_t^2 (Latent-NeRF, Fantasia3D)."""
-    match weighting:
-        case "sigma2":
-            return 1 - abar
-        case "uniform":
-            return torch.ones_like(abar)
-        case "fantasia":
-            return abar.sqrt() * (1 - abar)
+class Distillation:
+    """Score distillation by one guide towards one prompt, both of which may change while a NeRF is trained.
+
+    A plain object: guide and embeddings are no part of the model, its checkpoint or what the viewer scans.
+    """
+
+    context: Callable[[], AbstractContextManager]
+    """Entered around work of the guide; in training it lets the viewer render in the meantime."""
+    bank: PromptBank | None
+    """The embedded prompts; None if they are to be embedded before the next loss."""
+
+    def __init__(self, config: SDSConfig, prompt: str, load_guide: Callable[[], DiffusionGuide]) -> None:
+        self.config, self.prompt, self._load_guide = config, prompt, load_guide
+        self.context, self.bank = nullcontext, None
+
+    @cached_property
+    def guide(self) -> DiffusionGuide:
+        """The diffusion model, loaded on first use: viewing and exporting never touch its weights."""
+        return self._load_guide()
+
+    def set_guidance(self, prompt: str, guidance_scale: float) -> None:
+        """Set what guidance leads to from now on, and how strongly."""
+        if prompt != self.prompt:
+            self.bank = None
+        self.prompt, self.config = prompt, replace(self.config, guidance_scale=guidance_scale)
+
+    def embed_prompts(self) -> None:
+        """Embed the prompt with the guide's present weights; to be called whenever they change."""
+        config = self.config
+        self.bank = PromptBank(
+            self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
+        )
+
+    def loss(
+        self,
+        image: Float[Tensor, "b c h w"],
+        views: Views,
+        progress: float,
+        encode: Callable[[DiffusionGuide, Tensor], Tensor],
+    ) -> Float[Tensor, ""]:
+        """`sds_loss_of_z` of a rendering, on the rendering's device.
+
+        Args:
+            views: Where the camera of each image stands.
+            progress: Fraction of the phase that is done.
+            encode: Makes the guide's z of the rendering, on the guide's device.
+        """
+        config = self.config
+        t_range = annealed_t_range(progress, config.t_range_start, config.t_range_end)
+        with self.context():
+            if self.bank is None:
+                self.embed_prompts()
+            z, conditioning = encode(self.guide, image), self.bank(views)
+            t = sample_timesteps(len(z), t_range, len(self.guide.alphas_cumprod), device=self.guide.device)
+            return sds_loss_of_z(self.guide, z, conditioning, t, config).to(image.device)
 
 
 def sds_loss(
@@ -74,7 +120,7 @@ def sds_loss_of_z(
 ) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to `z` is the score distillation gradient (2209.14988, eq. 3),
 
-        mean over b of  w(t) (eps_hat(z_t; text, t) - eps).
+        mean over b of  w(t) (eps_hat(z_t; text, t) - eps),    w(t) = 1 - alphas_cumprod[t].
 
     The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient: how far the
     guide wants to move the image, and no measure of progress.
@@ -83,8 +129,7 @@ def sds_loss_of_z(
         eps, scale = standard_noise(z.shape, z.device, generator), config.guidance_scale
         z_t = add_noise(guide, z, t, eps)
         eps_hat = guided_noise(guide, z_t, t, conditioning, scale, config.guidance_rescale)
-        weight = sds_weight(guide.alphas_cumprod[t], config.sds_weighting)
-        gradient = weight[:, None, None, None] * (eps_hat - eps)
+        gradient = (1 - guide.alphas_cumprod[t])[:, None, None, None] * (eps_hat - eps)
         _check_finite(gradient, eps_hat, t, scale)
         target = z - gradient
     return 0.5 * (z - target).square().sum() / len(z)

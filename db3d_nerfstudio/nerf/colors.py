@@ -85,8 +85,8 @@ class Latents(Colors):
 
     to_rgb_map: Float[Tensor, "c1 3"]
     from_rgb_map: Float[Tensor, "4 c"]
-    grid: tuple[int, int]
-    """Height and width of the guide's z, once a guide has been seen."""
+    grid: tuple[int, int] | None = None
+    """Height and width of the guide's z, once `fit` has seen a guide."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,6 +107,8 @@ class Latents(Colors):
         return torch.cat([rgb, torch.ones_like(rgb[..., :1])], -1) @ self.from_rgb_map
 
     def encode(self, guide: DiffusionGuide, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hz wz"]:
+        if self.grid is None:
+            raise RuntimeError("the colours are a guide's z: call fit(guide) before you distill")
         # As the guide's own encoder does with images, another size is brought to the one that its network knows.
         return F.interpolate(image.to(guide.device), self.grid, mode="bilinear", antialias=True)
 

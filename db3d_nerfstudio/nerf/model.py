@@ -6,9 +6,6 @@ so that viewer, evaluation and exporters see a plain renderer.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import tyro
@@ -21,10 +18,9 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn import functional as F
 
-from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
-from db3d_nerfstudio.diffusion.sds import SDSConfig, annealed_t_range, sample_timesteps, sds_loss_of_z
+from db3d_nerfstudio.diffusion.sds import Distillation, SDSConfig
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
+from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.losses import LossWeights
 from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
@@ -36,7 +32,7 @@ MAX_EMPTY_RENDERS = 20
 
 
 @dataclasses.dataclass
-class DreamBooth3DModelConfig(SDSConfig, ModelConfig):
+class DreamBooth3DModelConfig(ModelConfig):
     """The NeRF, its losses and its guide."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DModel)
@@ -48,6 +44,8 @@ class DreamBooth3DModelConfig(SDSConfig, ModelConfig):
     """Rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
+    sds: SDSConfig = dataclasses.field(default_factory=SDSConfig)
+    """Score distillation."""
     field: GridFieldConfig = dataclasses.field(default_factory=GridFieldConfig)
     """Density and colour over space."""
     sampler: OccupancySamplerConfig = dataclasses.field(default_factory=OccupancySamplerConfig)
@@ -73,43 +71,18 @@ class DreamBooth3DModel(Model):
 
     config: DreamBooth3DModelConfig
 
-    guide_context: Callable[[], AbstractContextManager]
-    """Entered around every call of the frozen guide; the pipeline lets the viewer render in the meantime."""
-
     def populate_modules(self) -> None:
         super().populate_modules()
-        if self.config.field.latent_channels is not None and self.config.shading.lambertian_prob > 0:
+        config = self.config
+        if config.field.latent_channels is not None and config.shading.lambertian_prob > 0:
             raise UserError("light does not fall on a guide's z: set --pipeline.model.shading.lambertian-prob 0")
-        self.field = self.config.field.setup()
-        self.sampler = self.config.sampler.setup()
-        self.guide_context = nullcontext
-        self.prompts: PromptBank | None = None
-        self.prompt, self.guidance_scale = self.config.prompt or "", self.config.guidance_scale
+        self.field = config.field.setup()
+        self.sampler = config.sampler.setup()
+        self.distillation = Distillation(
+            config.sds, config.prompt or "", lambda: config.guide.setup(device=self.device)
+        )
         self._progress = 0.0
         self._empty_renders = 0
-
-    @functools.cached_property
-    def guide(self) -> DiffusionGuide:
-        """The diffusion model, loaded on first use: viewing and exporting never touch its weights.
-
-        A cached property stores it in `__dict__`, where neither `state_dict` nor the viewer's scan finds it.
-        """
-        guide = self.config.guide.setup(device=self.device)
-        self.field.colors.fit(guide)
-        return guide
-
-    def load_prompts(self) -> None:
-        """Embeds the prompt with the guide's present weights; to be called whenever they change."""
-        config = self.config
-        self.prompts = PromptBank(
-            self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
-        )
-
-    def set_guidance(self, prompt: str, guidance_scale: float) -> None:
-        """Says what guidance leads to from now on; another prompt is embedded before the next guided view."""
-        if prompt != self.prompt:
-            self.prompts = None
-        self.prompt, self.guidance_scale = prompt, guidance_scale
 
     def set_progress(self, progress: float) -> None:
         """Says which fraction of the present phase is done; every schedule is a function of it."""
@@ -177,13 +150,12 @@ class DreamBooth3DModel(Model):
         if "image" in batch:
             losses = self.config.losses.weighted(render, self._progress)
             return losses | {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
-        if self.prompts is None:  # First of all: what colours mean may be up to the guide.
-            self.load_prompts()
         shading = draw_shading(self.config.shading, batch["image_shape"][0], self._progress)
         render = dataclasses.replace(render, lit=bool((shading != Shading.ALBEDO).any()))
         losses = self.config.losses.weighted(render, self._progress)
         image = self._guided_image(render, shading, batch["image_shape"])
-        return losses | {"sds_loss": self.config.sds_loss_mult * self._sds_loss(image, batch["views"])}
+        sds_loss = self.distillation.loss(image, batch["views"], self._progress, self.field.colors.encode)
+        return losses | {"sds_loss": self.config.sds_loss_mult * sds_loss}
 
     def _recon_loss(self, outputs: dict, image: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
         """Difference from the pixels; ones with an alpha channel are compared in front of random colours."""
@@ -211,18 +183,6 @@ class DreamBooth3DModel(Model):
     def _random_backgrounds(self, num: int, like: Tensor) -> Float[Tensor, "b 1 3"]:
         random = torch.rand(num, 1, 1) < self.config.random_background_prob
         return torch.where(random.to(like.device), torch.rand(num, 1, 3).to(like.device), self._background(like))
-
-    def _sds_loss(self, image: Float[Tensor, "b c h w"], views) -> Float[Tensor, ""]:
-        config, guide = self.config, self.guide
-        t_range = annealed_t_range(self._progress, config.t_range_start, config.t_range_end)
-        with self.guide_context():
-            return sds_loss_of_z(
-                guide,
-                self.field.colors.encode(guide, image),
-                self.prompts(views),
-                sample_timesteps(len(image), t_range, len(guide.alphas_cumprod), device=guide.device),
-                dataclasses.replace(config, guidance_scale=self.guidance_scale),
-            ).to(image.device)
 
     # Evaluation.
 

@@ -68,9 +68,9 @@ class Benchmark:
         torch.manual_seed(0)
         config = DreamBooth3DModelConfig(prompt=self.prompt, guide=ToyboxGuideConfig(model=self.guide))
         model: DreamBooth3DModel = config.setup(scene_box=BOX, num_train_data=1).to(self.device)
-        model.load_prompts()
+        model.distillation.embed_prompts()
         clock, cameras_config, samples = _Clock(self.device), RandomCamerasConfig(), 0
-        model.guide_context = lambda: clock.part("guide")
+        model.distillation.context = lambda: clock.part("guide")
         optimizer = FusedAdamConfig(lr=0.01, eps=1e-15).setup(params=model.field.parameters())
         for step in range(self.steps):
             model.set_progress(step / self.steps)

@@ -57,7 +57,7 @@ class RunContext:
     @property
     def guide(self) -> DiffusionGuide:
         """The diffusion model, loaded on first use."""
-        return self.model.guide
+        return self.model.distillation.guide
 
     @contextmanager
     def task(self, name: str) -> Iterator[Callable[..., None]]:

@@ -91,7 +91,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
         """The phases come first: other callbacks find the model in the state that the step asks for."""
         loop = cast(TrainingLoop, training_callback_attributes.trainer)
         self.context = self._make_context(loop)
-        self.model.guide_context = self.context.unlocked
+        self.model.distillation.context = self.context.unlocked
         self.viewer_panel.follow(self.context)
         runner = PhaseRunner(self.config.phases, self.context)
         before, after, at_end = (
@@ -115,7 +115,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
             datamanager=self.datamanager,
             optimizers=loop.optimizers,
             record=RunRecord(run, describe(loop.config), tasks, phases.total_steps()),
-            interventions=Interventions(run, model.prompt, model.guidance_scale),
+            interventions=Interventions(run, model.prompt, model.sds.guidance_scale),
             folder=run,
             seed=loop.config.machine.seed,
             save=loop.save_checkpoint,

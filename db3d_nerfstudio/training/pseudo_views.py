@@ -49,7 +49,7 @@ def make(
     with showing(context.model, initial):
         renders, accumulation = render_views(context.model, cameras)
     mask = None if config.margin is None else dilate(accumulation, config.margin).to(guide.device)
-    bank = PromptBank(guide, prompt, context.model.config.negative_prompt)
+    bank = PromptBank(guide, prompt, context.model.config.sds.negative_prompt)
     conditioning, generator = bank(views), torch.Generator().manual_seed(context.seed)
     made = []
     with context.task(PSEUDO_VIEWS) as progress:

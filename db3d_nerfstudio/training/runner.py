@@ -44,7 +44,7 @@ class PhaseRunner:
         context.step = step
         next_end = (step // context.accumulation + 1) * context.accumulation
         context.interventions.grant(step, self._check_prompt, next_end, phase.name)
-        context.model.set_guidance(*context.interventions.guidance_at(step))
+        context.model.distillation.set_guidance(*context.interventions.guidance_at(step))
         if phase.name != self._entered:
             with exit_on_user_error(FloatingPointError):
                 self.enter(phase, step)
@@ -162,8 +162,10 @@ class PhaseRunner:
         return self.context.interventions.guidance_at(self._initial_steps)[0]
 
     def _use(self, weights: Path | None) -> None:
-        self.context.guide.load(weights)
-        self.context.model.load_prompts()
+        model, guide = self.context.model, self.context.guide
+        guide.load(weights)
+        model.field.colors.fit(guide)  # What z looks like, if the field's colours are z.
+        model.distillation.embed_prompts()
 
     def _pseudo_views_recipe(self) -> dict[str, Any]:
         config = asdict(self.config.pseudo_views)

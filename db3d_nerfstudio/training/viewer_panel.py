@@ -80,7 +80,7 @@ class ViewerPanel(ViewerControl):
     def _add_controls(self, viewer: Viewer) -> None:
         gui, model = self.viser_server.gui, viewer.pipeline.model.config
         self._prompt = gui.add_text("Prompt", model.prompt or "", hint="What the guide is asked for")
-        self._scale = gui.add_number("Guidance scale", float(model.guidance_scale), min=0.0, step=0.5)
+        self._scale = gui.add_number("Guidance scale", float(model.sds.guidance_scale), min=0.0, step=0.5)
         apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded anew before that step")
         apply.on_click(lambda _: self._wish_guidance())
         self._end = gui.add_button("End this stage now", disabled=True, hint="A resumed run ends it at the same step")

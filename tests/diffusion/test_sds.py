@@ -1,18 +1,22 @@
 """Score distillation against the analytic guide, whose every expectation has a closed form."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
-from tiny import GaussianGuide, GaussianGuideConfig
+from tiny import GaussianGuide, GaussianGuideConfig, PatternGuideConfig
 from torch import Tensor
 
+from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sds import (
+    Distillation,
     SDSConfig,
     annealed_t_range,
     sample_timesteps,
     sds_loss,
     sds_loss_of_z,
-    sds_weight,
 )
 
 UNGUIDED = SDSConfig(guidance_scale=1.0)
@@ -23,14 +27,13 @@ def inputs(guide: GaussianGuide, num: int = 2) -> tuple[Tensor, Conditioning]:
     return rgb.requires_grad_(), Conditioning.of(guide, ["a dog"] * num)
 
 
-@pytest.mark.parametrize("weighting", ["sigma2", "uniform", "fantasia"])
 @pytest.mark.parametrize("scale", [1.0, -2.0])
-def test_gradient_is_the_equation(weighting: str, scale: float) -> None:
-    """mean over b of w(t) (eps_hat - eps) dz/drgb, with z = scale * rgb and the closed form of eps_hat."""
+def test_gradient_is_the_equation(scale: float) -> None:
+    """mean over b of (1 - abar) (eps_hat - eps) dz/drgb, with z = scale * rgb and the closed form of eps_hat."""
     guide = GaussianGuideConfig(scale=scale, std=0.2).setup()
     rgb, conditioning = inputs(guide)
     t, s = torch.tensor([100, 700]), 4.0
-    config = SDSConfig(guidance_scale=s, sds_weighting=weighting)
+    config = SDSConfig(guidance_scale=s)
     sds_loss(guide, rgb, conditioning, t, config, torch.Generator().manual_seed(3)).backward()
 
     eps = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(3))
@@ -38,14 +41,13 @@ def test_gradient_is_the_equation(weighting: str, scale: float) -> None:
     z_t = abar.sqrt() * scale * rgb.detach() + (1 - abar).sqrt() * eps
     mean = s * 0.7  # uncond is 0: guidance moves the mean to 0 + s (0.7 - 0)
     eps_hat = (1 - abar).sqrt() * (z_t - abar.sqrt() * mean) / (abar * 0.2**2 + 1 - abar)
-    weight = {"sigma2": 1 - abar, "uniform": 1, "fantasia": abar.sqrt() * (1 - abar)}[weighting]
-    torch.testing.assert_close(rgb.grad, weight * (eps_hat - eps) * scale / len(rgb))
+    torch.testing.assert_close(rgb.grad, (1 - abar) * (eps_hat - eps) * scale / len(rgb))
 
 
 def test_an_image_is_graded_as_its_z() -> None:
     guide = GaussianGuideConfig().setup()
     rgb, conditioning = inputs(guide)
-    t, config = torch.tensor([100, 700]), SDSConfig(3.0, guidance_rescale=0.5, sds_weighting="uniform")
+    t, config = torch.tensor([100, 700]), SDSConfig(3.0, guidance_rescale=0.5)
     losses = [
         loss(guide, rgb, conditioning, t, config, torch.Generator().manual_seed(3))
         for loss in (sds_loss, sds_loss_of_z)
@@ -96,12 +98,6 @@ def test_noise_estimate_that_is_not_finite_stops_the_run() -> None:
         sds_loss(guide, rgb, conditioning, torch.tensor([3, 700]), SDSConfig())
 
 
-def test_weights_at_the_ends_of_the_schedule() -> None:
-    ends = torch.tensor([1.0, 0.0])  # no noise, all noise
-    assert sds_weight(ends, "sigma2").tolist() == [0, 1]
-    assert sds_weight(ends, "fantasia").tolist() == [0, 0]
-
-
 def test_timesteps_fill_their_range() -> None:
     drawn = sample_timesteps(20_000, (0.02, 0.05), 1000, torch.Generator().manual_seed(0))
     assert sorted(drawn.unique().tolist()) == list(range(20, 51))
@@ -114,3 +110,71 @@ def test_annealing_is_linear_and_stays_in_its_ends() -> None:
     assert annealed_t_range(0.0) == (0.02, 0.98)
     assert annealed_t_range(0.5, (0.0, 1.0), (0.2, 0.4)) == pytest.approx((0.1, 0.7))
     assert annealed_t_range(1.5) == annealed_t_range(1.0) == pytest.approx((0.02, 0.5))
+
+
+def distillation(guide: GaussianGuideConfig | None = None, **changes: object) -> Distillation:
+    return Distillation(SDSConfig(**changes), "a dog", (guide or GaussianGuideConfig(mean=0.2)).setup)
+
+
+def distilled(distillation: Distillation, progress: float = 0.0) -> Tensor:
+    _, views = orbit_cameras(2, elevation=10.0, radius=3.0, fov=40.0, resolution=8)
+    torch.manual_seed(0)
+    rgb = torch.full((2, 3, 8, 8), 0.5)
+    return distillation.loss(rgb, views, progress, lambda guide, image: guide.encode(image))
+
+
+def test_the_guide_loads_on_first_use() -> None:
+    loaded = []
+    lazy = Distillation(SDSConfig(), "a dog", lambda: loaded.append(1) or GaussianGuideConfig().setup())
+    lazy.set_guidance("a cat", 3.0)
+    assert loaded == []
+    assert lazy.guide is lazy.guide and loaded == [1]
+
+
+def test_the_context_surrounds_the_guide() -> None:
+    surrounded, entered = distillation(), []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    surrounded.context = context
+    distilled(surrounded)
+    assert entered == ["in", "out"]
+
+
+def test_another_prompt_or_scale_counts_from_the_next_loss_on() -> None:
+    moving = distillation()
+    moving.guide.config.means["a cat, front view"] = 0.9
+    losses = [distilled(moving)]
+    for prompt, scale in (("a cat", 8.0), ("a cat", 2.0), ("a dog", 8.0)):
+        moving.set_guidance(prompt, scale)
+        losses.append(distilled(moving))
+    assert len({loss.item() for loss in losses[:3]}) == 3 and losses[3] == losses[0]
+
+
+def test_prompts_follow_the_guides_weights() -> None:
+    trained = distillation()
+    before = distilled(trained)
+    trained.guide.config.means["a dog, front view"] = 0.9
+    assert distilled(trained) == before
+    trained.embed_prompts()
+    assert distilled(trained) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"guidance_rescale": 0.7},
+        {"negative_prompt": "a cat"},
+        {"t_range_start": (0.9, 0.98)},
+        {"t_range_end": (0.9, 0.98)},
+        {"perp_neg": 1.0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_setting_counts(change: dict) -> None:
+    changed, default = (distillation(PatternGuideConfig(), **settings) for settings in (change, {}))
+    assert distilled(changed, progress=0.5) != distilled(default, progress=0.5)

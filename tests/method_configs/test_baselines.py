@@ -97,10 +97,12 @@ def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
     text_only.set_timestamp()
     run = tiny_run(text_only)
     run.runner.before_step(0)
-    assert run.shift == 0 and run.context.model.prompts is not None
+    assert run.shift == 0 and run.context.model.distillation.bank is not None
     assert not (text_only.run_folder() / "dreambooth").exists()
     assert run.context.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
-    assert torch.isfinite(run.context.model.prompts(run.context.datamanager.config.dataparser.orbit()[1]).text).all()
+    assert torch.isfinite(
+        run.context.model.distillation.bank(run.context.datamanager.config.dataparser.orbit()[1]).text
+    ).all()
 
 
 def test_what_is_fine_tuned_needs_photos_and_an_identifier(text_only, photos):

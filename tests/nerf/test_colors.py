@@ -8,6 +8,7 @@ from tiny import GaussianGuide, GaussianGuideConfig
 from tiny_model import FIELD, NO_LOSSES, SIZE, build, guided_batch, losses_of, pixels, solid
 from torch.nn import functional as F
 
+from db3d_nerfstudio.diffusion.sds import SDSConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.metrics.renders import render_orbit
 from db3d_nerfstudio.nerf.colors import RGB, Latents, color_noise, fit_affine
@@ -46,10 +47,17 @@ def fitted(guide, channels):
     return latents
 
 
+def unfitted(**changes):
+    """A model of the guide's z whose guide is not loaded; it is as large as the guide's grid."""
+    field, sds = dataclasses.replace(FIELD, latent_channels=4), SDSConfig(guidance_scale=1.0)
+    return build(**{"field": field, "guide": MixingGuideConfig(), "sds": sds} | changes)
+
+
 def latent(**changes):
-    """A model of the guide's z; it is as large as the guide's grid."""
-    field = dataclasses.replace(FIELD, latent_channels=4)
-    return build(**{"field": field, "guide": MixingGuideConfig(), "guidance_scale": 1.0} | changes)
+    """The same, fitted to its guide."""
+    model = unfitted(**changes)
+    model.field.colors.fit(model.distillation.guide)
+    return model
 
 
 # The maps.
@@ -136,7 +144,6 @@ def test_light_on_latents_is_refused():
 
 def test_a_nerf_of_z_moves_to_the_guides_mean_without_its_encoder(monkeypatch):
     model = latent(losses=NO_LOSSES)
-    assert model.guide.resolution == 2 * SIZE
     monkeypatch.setattr(MixingGuide, "encode", None)
     optimizer = torch.optim.Adam(model.field.parameters(), lr=0.02)
     for step in range(60):
@@ -161,8 +168,7 @@ def test_backgrounds_are_plain_colours_in_z(monkeypatch):
 
 def test_a_checkpoint_shows_colours_without_a_guide():
     trained = solid(latent(), raw=torch.tensor([0.9, 0.1, 0.2]) @ MIXING + OFFSET)
-    losses_of(trained)
-    model = solid(latent(), raw=(0.0,) * 4)
+    model = solid(unfitted(), raw=(0.0,) * 4)
     model.load_state_dict(trained.state_dict())
     renders = render_orbit(model, 33, 2)
     torch.testing.assert_close(renders.albedo[0, :, 16, 16], torch.tensor([0.9, 0.1, 0.2]), atol=0.02, rtol=0)
@@ -172,7 +178,12 @@ def test_a_checkpoint_shows_colours_without_a_guide():
     assert outputs["rgb"].min() >= 0 and outputs["rgb"].max() <= 1
     _, albedo = model.field.density_and_albedo(torch.zeros(1, 3))
     torch.testing.assert_close(albedo, torch.tensor([[0.9, 0.1, 0.2]]), atol=1e-4, rtol=0)
-    assert "guide" not in model.__dict__
+    assert "guide" not in vars(model.distillation)
+
+
+def test_distilling_without_fitting_is_refused():
+    with pytest.raises(RuntimeError, match="call fit"):
+        losses_of(unfitted())
 
 
 def test_a_second_nerf_keeps_the_maps():

@@ -76,7 +76,7 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
     assert "DreamBooth partial" in page and "150 of 150" in page and "NeRF: sds_loss" in page and "<svg" in page
     assert "from step 7: prompt a photo of a &lt;sks&gt; robot on the moon" in page
     assert f"ns-viewer --load-config {run / 'config.yml'}" in page and "finished" in page
-    assert "pipeline.model.guidance_scale" in page and "torch" in page
+    assert "pipeline.model.sds.guidance_scale" in page and "torch" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page), "self-contained"
     assert not list(run.glob("*.tmp"))
 
@@ -90,7 +90,7 @@ def test_the_manifest_tells_inputs_settings_and_versions(config, run, manifest, 
     written = read_manifest(run)
     assert [photo["file"] for photo in written["inputs"]["photos"]] == ["00.png", "01.png", "02.png", "03.png"]
     assert len({photo["sha256"] for photo in written["inputs"]["photos"]}) == 4
-    assert written["settings"]["pipeline"]["model"]["guidance_scale"] == config.pipeline.model.guidance_scale
+    assert written["settings"]["pipeline"]["model"]["sds"]["guidance_scale"] == config.pipeline.model.sds.guidance_scale
     assert written["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert written["seed"] == config.machine.seed and written["state"] == "running"
 

@@ -14,16 +14,18 @@ def test_a_changed_prompt_and_scale_hold_from_the_next_step_on_and_after_a_resta
     run.runner.before_step(0)
     run.context.interventions.wish(prompt="a photo of a sks robot on the moon")
     run.context.interventions.wish(guidance_scale=3.0)
-    assert run.context.model.guidance_scale == config.pipeline.model.guidance_scale
+    distillation = run.context.model.distillation
+    assert distillation.config.guidance_scale == config.pipeline.model.sds.guidance_scale
     run.runner.before_step(1)
-    assert (run.context.model.prompt, run.context.model.guidance_scale) == ("a photo of a sks robot on the moon", 3.0)
-    assert run.context.model.prompts is None, "to be embedded again before the next guided view"
+    assert (distillation.prompt, distillation.config.guidance_scale) == ("a photo of a sks robot on the moon", 3.0)
+    assert distillation.bank is None, "to be embedded again before the next guided view"
     run.runner.before_step(2)
     again = tiny_run(config)
     again.runner.before_step(0)
-    assert again.context.model.prompt == config.pipeline.model.prompt, "resumed before the change"
+    resumed = again.context.model.distillation
+    assert resumed.prompt == config.pipeline.model.prompt, "resumed before the change"
     again.runner.before_step(1)
-    assert (again.context.model.prompt, again.context.model.guidance_scale) == (run.context.model.prompt, 3.0)
+    assert (resumed.prompt, resumed.config.guidance_scale) == (distillation.prompt, 3.0)
 
 
 @pytest.mark.parametrize("wrong", ["a photo of a robot", "unknown sks word"])
@@ -41,7 +43,7 @@ def test_a_prompt_that_cannot_be_is_refused_and_training_goes_on(config, wrong, 
     run.context.interventions.wish(prompt=wrong)
     run.runner.before_step(1)
     assert run.context.interventions.answer.startswith("Not done: ")
-    assert run.context.model.prompt == config.pipeline.model.prompt
+    assert run.context.model.distillation.prompt == config.pipeline.model.prompt
     assert not (run.context.folder / "interventions.json").exists()
 
 

@@ -93,7 +93,8 @@ def test_a_guide_that_cannot_be_used_ends_the_run_in_one_line(config, monkeypatc
 def test_stable_diffusion_goes_through_the_same_phases_with_adapters(config, tmp_path):
     model = config.pipeline.model
     folder = str(tiny_stable_diffusion_folder(tmp_path / "sd"))
-    model.guide, model.guidance_scale = StableDiffusionGuideConfig(model=folder, tuning="lora"), 2.0
+    model.guide = StableDiffusionGuideConfig(model=folder, tuning="lora")
+    model.sds.guidance_scale = 2.0
     run = tiny_run(config)
     for step in range(START + 2):
         run.runner.before_step(step)
