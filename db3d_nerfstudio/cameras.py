@@ -1,7 +1,7 @@
 """Cameras around the unit sphere: DreamFusion's random views and even orbits (Poole et al. 2022, 2209.14988, A.2).
 
 The world: z is up, +x is the subject's front, azimuth 0 looks at the front and grows counter-clockwise seen from +z.
-Everything is in degrees but for the insides of this file.
+All angles are in degrees, except inside functions of this file.
 """
 
 import math
@@ -34,7 +34,7 @@ def wrap_degrees(angle: Degrees) -> Degrees:
 
 @dataclass(frozen=True)
 class Views:
-    """Where a batch of cameras stands, before jitter: what view-dependent prompts are chosen by."""
+    """The positions of a batch of cameras before jitter, which choose view-dependent prompts."""
 
     elevation: Float[Tensor, " b"]
     """Angle above the horizon, degrees."""

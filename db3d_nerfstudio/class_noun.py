@@ -1,7 +1,6 @@
-"""The class noun in a prompt: what the words after the identifier call the subject, without what happens to it.
+"""The class noun in a prompt: the noun phrase after the identifier, without the rest of the sentence.
 
-English by rules: the words of a noun phrase follow each other until a function word, a verb, a participle or a tag of
-quality begins the rest of the sentence.
+Found by rules of English: a noun phrase lasts until a function word, a verb, a participle or a tag of quality.
 """
 
 from __future__ import annotations

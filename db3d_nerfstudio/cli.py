@@ -1,4 +1,4 @@
-"""`db3d`: what is done with runs and guides beside training them. `db3d COMMAND --help` lists a command's options."""
+"""`db3d`: everything but training. `db3d COMMAND --help` lists a command's options."""
 
 from __future__ import annotations
 

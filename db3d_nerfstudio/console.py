@@ -1,4 +1,4 @@
-"""What a user sees on the terminal: announced lines, and none of the notices that other packages print on every run."""
+"""Output on the terminal: announced lines, without the notices that other packages print on every run."""
 
 import os
 import warnings
@@ -30,7 +30,7 @@ def ignore_known_warnings() -> None:
 
 @contextmanager
 def nerfstudio_silenced() -> Iterator[None]:
-    """Keep what nerfstudio prints off the terminal for a while; what it raises is raised all the same."""
+    """Keep nerfstudio's prints off the terminal within a `with` block; its exceptions still pass."""
     quiet = rich_utils.CONSOLE.quiet
     rich_utils.CONSOLE.quiet = True
     try:
@@ -45,5 +45,5 @@ def announce(line: str) -> None:
 
 
 def is_quiet(console: Console = CONSOLE) -> bool:
-    """Whether nobody watches: a few plain lines are better than a display that moves."""
+    """Whether the output is not a terminal, so that a few plain lines are better than a moving display."""
     return bool(os.environ.get("CI")) or not console.is_terminal

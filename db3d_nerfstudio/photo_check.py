@@ -1,4 +1,4 @@
-"""What is worth saying about a folder of photos before anything long begins."""
+"""Remarks on a folder of photos before anything long begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from db3d_nerfstudio.photos import left_out_of, photo_paths, square
 MOST_NAMES = 5
 """Names in a line; the others are counted."""
 MANY = 12
-"""More photos than these are worth a line: DreamBooth's subjects have four to six."""
+"""More photos than these get a remark: DreamBooth's subjects have four to six."""
 SMALL = 100
 """Pixels of the shorter side of a thumbnail."""
 _LOOK, _ALIKE = 16, 6.0
@@ -26,7 +26,7 @@ _LOOK, _ALIKE = 16, 6.0
 
 @dataclass(frozen=True)
 class Look:
-    """What a photo's file says at a glance."""
+    """A photo's file at a glance."""
 
     name: str
     size: tuple[int, int]
@@ -34,16 +34,16 @@ class Look:
     lost: float
     """Share of the photo that its square leaves out."""
     moving: bool
-    """Whether the file has several pictures, of which the first is taken."""
+    """Whether the file has several pictures, of which the first is used."""
     sha256: bytes
     small: np.ndarray
 
 
 def check_photos(folder: Path) -> list[str]:
-    """Read every photo once, and return what is worth saying about them, one line each.
+    """Read every photo once, and return remarks on them, one line each.
 
     Raises:
-        UserError: no photos, or some that cannot be read; one line about all of them.
+        UserError: there are no photos, or some cannot be read; one line about all of them.
     """
     looks, broken = [], []
     for path in photo_paths(folder):
@@ -69,7 +69,7 @@ def _look(path: Path) -> Look:
 
 
 def shown_name(path: Path) -> str:
-    """A file's name as a terminal can print it, whatever bytes it is made of."""
+    """A file's name with everything that a terminal cannot print replaced."""
     name = os.fsencode(path.name).decode("utf8", "replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
@@ -86,9 +86,9 @@ def _left_out(folder: Path) -> list[str]:
 
 def _numbers(looks: list[Look]) -> list[str]:
     if len(looks) == 1:
-        return ["One photo shows one side only: three to six from several sides give a better subject"]
+        return ["One photo shows one side only: three to six photos from several sides give a better result"]
     if len(looks) > MANY:
-        return [f"{len(looks)} photos: three to six are meant, and each is seen the less often the more there are"]
+        return [f"{len(looks)} photos: three to six are enough, and the more there are, the less often each is seen"]
     return []
 
 
@@ -98,22 +98,24 @@ def _crops(looks: list[Look]) -> list[str]:
         return []
     shares = {share for _, share in lost}
     if len(shares) == 1 and len(lost) == len(looks):
-        return [f"Of each photo {lost[0][1]} % is cropped away, down to a square: look whether the subject is inside"]
+        return [
+            f"Photos are cropped to squares, which removes {lost[0][1]} % of each: check that the subject is inside"
+        ]
     each = _listed([f"{share} % of {name}" for name, share in sorted(lost, key=lambda entry: -entry[1])])
-    return [f"Cropped away, down to a square: {each}; look whether the subject is inside"]
+    return [f"Photos are cropped to squares, which removes {each}: check that the subject is inside"]
 
 
 def _sizes(looks: list[Look]) -> list[str]:
     small = [f"{look.name} ({look.size[0]} x {look.size[1]})" for look in looks if min(look.size) < SMALL]
     moving = [look.name for look in looks if look.moving]
     return [
-        *([f"Small, as thumbnails are: {_listed(small)}"] if small else []),
-        *([f"The first of several pictures is taken of {_listed(moving)}"] if moving else []),
+        *([f"As small as thumbnails: {_listed(small)}"] if small else []),
+        *([f"Only the first of several pictures is used of {_listed(moving)}"] if moving else []),
     ]
 
 
 def _alike(looks: list[Look]) -> list[str]:
-    """Photos that are there twice: one teaches its background as well as its subject."""
+    """Photos that are there more than once, whose background would be learned as well as the subject."""
     groups: list[list[Look]] = []
     for look in looks:
         group = next((group for group in groups if _same(group[0], look)), None)

@@ -1,6 +1,6 @@
-"""One photo's file: whatever phones, scanners, browsers and chat programs write, as upright 8-bit sRGB with alpha.
+"""One photo's file: anything that phones, scanners, browsers and chat programs write, as upright 8-bit sRGB with alpha.
 
-What a file is, its first bytes decide and never its name. Metadata is read and not written again.
+A file's format is decided by its first bytes and never by its name. Metadata is read and not written again.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def read_photo(path: Path, side: int | None = None) -> Image.Image:
         side: Pixels that the shorter side needs; a huge photo is read reduced, to no less than this.
 
     Raises:
-        UserError: the file is no picture that can be read; the message names it and what to do.
+        UserError: the file cannot be read as a picture; the message names it and the fix.
     """
     with opened(path) as file:
         if side is not None and file.format in ("JPEG", "MPO"):
@@ -86,14 +86,14 @@ def read_photo(path: Path, side: int | None = None) -> Image.Image:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """A picture file, its header read; every failure on the way becomes a UserError that names the file."""
+    """A picture file with its header read; every failure becomes a UserError that names the file."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS // 2  # Pillow refuses twice its limit.
     try:
         with _no_warnings(), Image.open(path, formats=_formats(path)) as file:
             if file.width * file.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             if min(file.size) < MIN_SIDE:
-                raise UserError(f"{path} has {file.width} x {file.height} pixels and shows nothing: remove it")
+                raise UserError(f"{path} has only {file.width} x {file.height} pixels: remove it")
             if file.format == "TIFF" and _DNG_VERSION in file.tag_v2:
                 raise UserError(f"{path} is a camera's raw picture: export it as JPEG, or remove it")
             yield file
@@ -102,7 +102,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels: save it smaller") from None
     except PermissionError:
-        raise UserError(f"{path} may not be read: change its permissions, or remove it") from None
+        raise UserError(f"no permission to read {path}: change its permissions, or remove it") from None
     except Exception as error:  # Decoders raise errors of many kinds about damaged files.
         raise UserError(f"cannot read the photo {path} ({_reason(path, error)}): replace or remove it") from None
     finally:
@@ -111,7 +111,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Pillow warns about metadata that nobody asked for."""
+    """Pillow warns about metadata that is not needed here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -129,22 +129,22 @@ def _formats(path: Path) -> tuple[str, ...]:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """What is wrong with a file that no decoder reads."""
+    """The reason why no decoder can read a file."""
     head = path.read_bytes()[:512] if path.is_file() else b""
     if not head:
         return "it is empty"
     if head.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS: run `git lfs pull`"
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "it is a web page and no picture"
+        return "it is a web page, not a picture"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged {known}" if (known := picture_format(path)) else "it is no picture"
+        return f"it is damaged {known}" if (known := picture_format(path)) else "it is not a picture"
     known = {"truncated": "it is cut off", "decompressed data": "its metadata are too large"}
     return next((reason for part, reason in known.items() if part in str(error).lower()), str(error))
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 where it has none that can be read: broken metadata does not make a broken photo."""
+    """EXIF's orientation; 1 if it is missing or broken, as the photo itself may be fine."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
         return int(value[0] if isinstance(value, tuple) else value)
@@ -153,7 +153,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A picture of any mode as RGBA of 8 bits in sRGB; by its colour profile, if it has one that can be read."""
+    """A picture of any mode as 8-bit RGBA in sRGB, converted by its colour profile if that can be read."""
     image = _to_8_bits(image)
     try:
         source = ImageCms.createProfile("LAB") if image.mode == "LAB" else profile and _profile(profile)

@@ -34,7 +34,7 @@ Box = tuple[float, float, float, float]
 
 
 def photo_paths(folder: Path) -> list[Path]:
-    """The photos of a folder in the order of their names: what is a picture by its bytes, or is meant as one."""
+    """The photos of a folder in the order of their names: files with a picture's bytes or a picture's suffix."""
     paths = [path for path, reason in _entries(folder) if reason is None]
     if not paths:
         left_out = "; ".join(f"{path.name}: {reason}" for path, reason in left_out_of(folder))
@@ -43,20 +43,20 @@ def photo_paths(folder: Path) -> list[Path]:
 
 
 def left_out_of(folder: Path) -> list[tuple[Path, str]]:
-    """What else lies in the folder, with the reason why it is not taken; what systems put there goes without saying."""
+    """Everything else in the folder, with the reason why it is not used, except files that systems put there."""
     return [(path, reason) for path, reason in _entries(folder) if reason]
 
 
 def _entries(folder: Path) -> list[tuple[Path, str | None]]:
-    """Everything in a folder with the reason to leave it out: None for photos, empty for what nobody asks about."""
+    """Everything in a folder with the reason to leave it out: None for photos, empty for files of the system."""
     if folder.is_file():
-        raise UserError(f"{folder} is a file: give --data the folder of the photos")
+        raise UserError(f"{folder} is a file: give --data the folder that it is in")
     if not folder.is_dir():
         raise UserError(f"no photos folder at {folder}: give --data a folder with 3 to 6 photos of the subject")
     try:
         return [(path, _reason_against(path)) for path in sorted(folder.iterdir())]
     except PermissionError as error:
-        raise UserError(f"{error.filename} may not be read: change its permissions") from None
+        raise UserError(f"no permission to read {error.filename}: change its permissions") from None
 
 
 def _reason_against(path: Path) -> str | None:
@@ -84,7 +84,7 @@ def _reason_against(path: Path) -> str | None:
 
 
 def square(size: tuple[int, int], alpha: Image.Image | None = None) -> Box:
-    """The square that is kept of a photo: the largest one in its middle, moved to where the subject is opaque.
+    """The square that a photo is cropped to: the largest one in its middle, moved to where the subject is opaque.
 
     A subject that is longer than the photo's shorter side gets a square of its own length, which reaches beyond the
     photo; there is nothing outside a cut-out.
@@ -102,7 +102,7 @@ def square(size: tuple[int, int], alpha: Image.Image | None = None) -> Box:
 
 
 def _subject(alpha: Image.Image) -> tuple[int, int, int, int] | None:
-    """What the opaque part of a cut-out reaches over; None for a photo, which rounded corners do not cut out."""
+    """The extent of the opaque part of a cut-out; None for a photo, even one with rounded corners."""
     seen = alpha.point(lambda value: 255 * (value > 127))
     transparent = seen.histogram()[0] / (alpha.width * alpha.height)
     return seen.getbbox() if transparent > _MIN_TRANSPARENT else None

@@ -94,7 +94,7 @@ def view_prompts(prompt: str) -> dict[str, str]:
 
 
 def direction_names(sided: bool) -> list[str]:
-    """What the sides are called, from eye level and then from overhead, each in steps of azimuth from the front on."""
+    """The names of the sides, from eye level and then from overhead, each in steps of azimuth from the front on."""
     if sided:
         return [*DIRECTIONS, *(f"overhead {name}" for name in DIRECTIONS)]
     return ["front", "side", "back", "side", *["overhead"] * 4]
@@ -103,12 +103,12 @@ def direction_names(sided: bool) -> list[str]:
 def prompts_of_run(
     prompt: str, subject: Subject | None = None, negative_prompt: str = "", sided: bool = False
 ) -> list[str]:
-    """Every text that a run may embed: checked before anything long begins, none of them fails later.
+    """Every text that a run may embed, to be checked before anything long begins.
 
     Args:
         prompt: What the NeRF is to show.
         subject: What the photos show; None where nothing is learned from photos.
-        sided: Whether the guide knows the names of all `DIRECTIONS`.
+        sided: Whether the guide was trained on the names of all `DIRECTIONS`.
     """
     named = dict.fromkeys([*VIEW_NAMES, *direction_names(sided)])
     plain = [prompt, *([subject.instance_prompt, subject.class_prompt] if subject else [])]
@@ -118,7 +118,7 @@ def prompts_of_run(
 
 
 def direction_weights(views: Views, interpolate: bool, sided: bool) -> Float[Tensor, "b n"]:
-    """How much of each direction's prompt a camera is given; columns as in `direction_names`, rows sum to 1.
+    """The weight of each direction's prompt for a camera; columns as in `direction_names`, rows sum to 1.
 
     The nearest one: overhead above 60 degrees of elevation, and of four or eight steps of azimuth the nearest.
     Interpolated: linear in azimuth between neighbouring steps, in elevation between 45 and 75 degrees.

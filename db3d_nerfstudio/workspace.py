@@ -26,7 +26,7 @@ class Workspace:
     """Artifacts in a run folder, each a folder with the recipe it was made by."""
 
     def __init__(self, root: Path, instead: str = "start a new run (--resume False)") -> None:
-        """Args: `instead` is what a user can do who wants other settings than an artifact was made with."""
+        """Args: `instead` is the advice to a user whose settings differ from those of an artifact."""
         self.root, self.instead = root, instead
 
     def once(self, name: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
@@ -35,7 +35,7 @@ class Workspace:
         Args:
             name: Path inside the run folder.
             recipe: Everything that decides the content, as plain values.
-            make: Fills an empty folder. What a crash leaves behind is thrown away and made again.
+            make: Fills an empty folder. A folder that a crash left behind is deleted first.
         """
         path = self.root / name
         recipe = json.loads(json.dumps(recipe, default=str))

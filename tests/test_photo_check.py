@@ -65,10 +65,10 @@ def test_one_photo_and_dozens(folder: Path) -> None:
 
 def test_how_much_is_cropped_away(folder: Path) -> None:
     picture(folder / "wide.png", 7, (480, 120))
-    assert "Cropped away, down to a square: 75 % of wide.png" in said(folder)
+    assert "cropped to squares, which removes 75 % of wide.png" in said(folder)
     for i in range(3):
         picture(folder / f"{i}.png", i, (120, 480))
-    assert "Of each photo 75 % is cropped away" in said(folder)
+    assert "which removes 75 % of each" in said(folder)
 
 
 def test_small_moving_and_equal_photos(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_small_moving_and_equal_photos(folder: Path) -> None:
     Image.open(folder / "1.png").save(folder / "1.webp", quality=95)
     lines = said(folder)
     assert "thumb.jpg (60 x 60)" in lines
-    assert "The first of several pictures is taken of moves.gif" in lines
+    assert "Only the first of several pictures is used of moves.gif" in lines
     assert "The same picture more than once: 1.png = 1.webp" in lines
 
 

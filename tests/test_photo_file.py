@@ -177,7 +177,7 @@ def bomb() -> bytes:
         (b"", "it is empty"),
         (b"<!DOCTYPE html><html>403</html>", "web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (b"hello", "no picture"),
+        (b"hello", "not a picture"),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200), "damaged HEIC"),
         (encoded(scene(), "JPEG")[:400], "cut off|damaged"),
         (encoded(scene(), "PNG")[:60], "cut off|damaged"),
