@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from db3d_nerfstudio.errors import UserError
 
@@ -29,34 +29,52 @@ class Workspace:
         """Args: `instead` is the advice to a user whose settings differ from those of an artifact."""
         self.root, self.instead = root, instead
 
-    def once(self, name: str, recipe: dict[str, Any], make: Callable[[Path], None]) -> Path:
+    def once(
+        self,
+        name: str,
+        recipe: dict[str, Any],
+        make: Callable[[Path], None],
+        stale: Literal["refuse", "replace"] = "refuse",
+    ) -> Path:
         """The artifact `name`: reused if it is there and was made by the same recipe, else made.
 
         Args:
             name: Path inside the run folder.
             recipe: Everything that decides the content, as plain values.
             make: Fills an empty folder. A folder that a crash left behind is deleted first.
+            stale: What to do with an artifact of another recipe: end with an error, or make it again.
         """
         path = self.root / name
         recipe = json.loads(json.dumps(recipe, default=str))
         if path.exists():
-            _check_recipe(path, recipe, self.instead)
-            return path
+            if stale == "refuse":
+                _check_recipe(path, recipe, self.instead)
+                return path
+            if _read_recipe(path) == recipe:
+                return path
         scratch = path.with_name(f"{path.name}.tmp")
         if scratch.exists():
             shutil.rmtree(scratch)
         scratch.mkdir(parents=True)
         make(scratch)
         (scratch / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", "utf8")
+        if path.exists():
+            shutil.rmtree(path)
         publish(scratch, path)
         return path
 
 
-def _check_recipe(path: Path, wanted: dict[str, Any], instead: str) -> None:
+def _read_recipe(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((path / RECIPE).read_text("utf8"))
+        return json.loads((path / RECIPE).read_text("utf8"))
     except (OSError, ValueError):
-        raise UserError(f"{path} has no readable {RECIPE}: delete the folder to have it made again") from None
+        return None
+
+
+def _check_recipe(path: Path, wanted: dict[str, Any], instead: str) -> None:
+    found = _read_recipe(path)
+    if found is None:
+        raise UserError(f"{path} has no readable {RECIPE}: delete the folder to have it made again")
     differences = compare(found, wanted)
     if differences:
         raise UserError(

@@ -56,3 +56,14 @@ def test_user_errors_end_the_program_in_one_line():
         raise UserError("give\n  --data")
     with pytest.raises(ZeroDivisionError), exit_on_user_error():
         _ = 1 / 0
+
+
+def test_a_stale_artifact_may_be_replaced(tmp_path):
+    workspace = Workspace(tmp_path)
+    workspace.once("a", {"steps": 3}, write("first"))
+    for text, recipe in (("second", {"steps": 4}), ("third", {"steps": 4})):
+        path = workspace.once("a", recipe, write(text), stale="replace")
+    assert (path / "content").read_text() == "second"
+    (path / "recipe.json").unlink()
+    workspace.once("a", {"steps": 4}, write("fourth"), stale="replace")
+    assert (path / "content").read_text() == "fourth"

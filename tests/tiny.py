@@ -50,6 +50,7 @@ class GaussianGuide(DiffusionGuide):
 
     def __init__(self, config: GaussianGuideConfig, device: torch.device | str = "cpu") -> None:
         self.config, self.device, self.resolution = config, torch.device(device), config.resolution
+        self.z_shape = 3, config.resolution, config.resolution
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, device=self.device) ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0)
         self.shift = Parameter(torch.zeros((), device=self.device))

@@ -10,6 +10,7 @@ from nerfstudio.engine.optimizers import AdamOptimizerConfig, Optimizers
 from tiny import GaussianGuideConfig
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.interventions import Interventions
@@ -32,7 +33,7 @@ def tiny_config(photos: Path | None, output: Path) -> DreamBooth3DTrainerConfig:
         initial=NerfPhaseConfig(steps=START),
         final=NerfPhaseConfig(steps=4),
         pseudo_views=PseudoViewsConfig(guidance_scale=2.0, steps=4, chunk=2),
-        dreambooth=DreamBoothConfig(num_class_images=2, class_sample_steps=2),
+        dreambooth=DreamBoothConfig(num_class_images=2, class_sampling=SamplingConfig(2, 4.0)),
         partial_steps=2,
         full_steps=8,
         multiview_steps=3,

@@ -8,6 +8,7 @@ captions, that is the likeliest which lets the guide denoise the photo best (Li 
 import json
 import re
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,13 +16,15 @@ from torch import Tensor
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.denoising import denoising_errors
-from db3d_nerfstudio.diffusion.dreambooth import Captions, ViewWords
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.photos import load_photos, photo_paths, photos_digest
 from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, Subject
 from db3d_nerfstudio.workspace import Workspace
 
+ViewWords = Literal["none", "file_names", "guess"]
+Captions = dict[str, float]
+"""What an image may be called, and the shares in which it is; they sum to 1."""
 GUESS_NOISES = (0.5, 0.7, 0.8, 0.9, 0.95)
 """Fractions of the noise schedule at which a photo is denoised: less noise hides no side, more hides every one."""
 GUESS_DRAWS = 4

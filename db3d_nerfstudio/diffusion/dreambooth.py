@@ -11,8 +11,7 @@ which makes it Textual Inversion (Gal et al. 2022, arXiv 2208.01618).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,14 +20,14 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import interpolate
 
+from db3d_nerfstudio.diffusion.captions import Captions, ViewWords
 from db3d_nerfstudio.diffusion.guidance import add_noise, standard_noise
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType
 
 Progress = Callable[[int, float], None]
-ViewWords = Literal["none", "file_names", "guess"]
-Captions = dict[str, float]
-"""What an image may be called, and the shares in which it is; they sum to 1."""
 
 
 @dataclass
@@ -49,7 +48,7 @@ class DreamBoothConfig:
     """Images of the subject per iteration, and as many of the class."""
     snr_gamma: float | None = 5.0
     """Cap on the weight that a timestep's error in the clean z has (see `noise_weights`); unset, no cap."""
-    prior_weight: float = 1.0
+    prior_loss_weight: float = 1.0
     """Lambda, the weight of prior preservation; at 0 no images of the class are needed."""
     prior_snr_gamma: float | None = 5.0
     """The cap for the images of the class; diffusers' training scripts have none there."""
@@ -63,19 +62,10 @@ class DreamBoothConfig:
     class_views: bool = False
     """Images of the class show it from all sides, and their captions say from which: without, the words for sides lose
     their meaning for the subject as its photos, which show few sides, are learned."""
-    class_sample_steps: int = 25
-    """DDIM steps for each image of the class."""
-    class_guidance_scale: float = 4.0
-    """Guidance scale for the images of the class: high values make them all alike, which is no prior to preserve."""
+    class_sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
+    """How they are drawn: at a high guidance scale all look alike, which leaves little prior to preserve."""
     class_seed: int = 0
     """Seed of the images of the class."""
-
-
-class Prior(NamedTuple):
-    """Images of the class and their prompts: what the untouched guide knows, to be preserved."""
-
-    images: Float[Tensor, "m 3 h w"]
-    prompts: list[str]
 
 
 def noise_weights(
@@ -98,99 +88,109 @@ def noise_weights(
     return weight / snr
 
 
-def dreambooth_loss(
-    guide: DiffusionGuide,
-    z: Float[Tensor, "b c hz wz"],
-    text: Float[Tensor, "b n d"],
-    t: Int[Tensor, " b"],
-    eps: Float[Tensor, "b c hz wz"],
-    mask: Float[Tensor, "b 1 hz wz"],
-    num_instance: int,
-    config: DreamBoothConfig,
-) -> Float[Tensor, ""]:
-    """The module's equation on one batch in one forward pass: first `num_instance` of the subject, then of the class.
+class Batch(NamedTuple):
+    """Noised images: first `num_instance` of the subject, then those of the class."""
 
-    Errors count where `mask` is 1, as a mean over that part, so that a subject teaches the same however small it is.
+    z: Float[Tensor, "b c hz wz"]
+    text: Float[Tensor, "b n d"]
+    t: Int[Tensor, " b"]
+    eps: Float[Tensor, "b c hz wz"]
+    mask: Float[Tensor, "b 1 hz wz"]
+    """Where errors count."""
+    num_instance: int
+
+
+def dreambooth_loss(guide: DiffusionGuide, batch: Batch, config: DreamBoothConfig) -> Float[Tensor, ""]:
+    """The module's equation on one batch in one forward pass.
+
+    Errors are a mean over where the mask is 1, so that a subject teaches the same however small it is.
     """
+    z, text, t, eps, mask, n = batch
     eps_hat = guide.predict_noise(add_noise(guide, z, t, eps), t, text)
     errors = ((eps_hat - eps).square() * mask / mask.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=(1, 2, 3))
-    abar, kind, n = guide.alphas_cumprod[t], guide.prediction_type, num_instance
+    abar, kind = guide.alphas_cumprod[t], guide.prediction_type
     loss = (noise_weights(abar[:n], kind, config.snr_gamma) * errors[:n]).mean()
     if n < len(errors):
         prior = (noise_weights(abar[n:], kind, config.prior_snr_gamma) * errors[n:]).mean()
-        loss = loss + config.prior_weight * prior
+        loss = loss + config.prior_loss_weight * prior
     return loss
 
 
 def needs_prior(guide: DiffusionGuide, config: DreamBoothConfig) -> bool:
     """Whether images of the class take part: not if lambda is 0, nor if a new word is all that can move."""
-    return config.prior_weight > 0 and guide.can_forget
+    return config.prior_loss_weight > 0 and guide.can_forget
 
 
 def finetune(
     guide: DiffusionGuide,
-    images: Float[Tensor, "n 3 h w"],
-    captions: list[Captions],
-    prior: Prior | None,
-    *,
-    steps: int,
+    data: TrainingSet,
     config: DreamBoothConfig,
+    max_train_steps: int,
     seed: int,
-    masks: Float[Tensor, "n 1 h w"] | None = None,
     progress: Progress | None = None,
 ) -> list[float]:
     """Move `guide.parameters()` in place; return the loss of every iteration, which depends on `seed` alone.
 
     Args:
-        captions: Those of each image; whenever it is shown, one is drawn.
-        prior: What `class_images()` made; None only if `needs_prior` says so.
-        masks: 1 where the images show the subject; None for everywhere.
         progress: Called after every iteration with the number done and its loss.
-    """
-    if len(captions) != len(images):
-        raise ValueError(f"Every image needs its captions: {len(images)} images, captions of {len(captions)}.")
-    groups = [_Examples(guide, images, captions, masks)]
-    if needs_prior(guide, config):
-        if prior is None:
-            raise ValueError(
-                "Prior preservation needs class images: make them with class_images(), or set prior_weight to 0."
-            )
-        groups.append(_Examples(guide, prior.images, [{prompt: 1.0} for prompt in prior.prompts], None))
-    text = _Texts(guide, sorted({prompt for group in groups for each in group.captions for prompt in each}))
 
-    parameters = guide.parameters()
-    optimizer = _optimizer(parameters, guide, config)
-    average = None if config.ema_decay is None else _average(parameters, config.ema_decay)
-    scaler = torch.amp.GradScaler(guide.device.type, enabled=guide.dtype == torch.float16)
-    generator = torch.Generator().manual_seed(seed)
-    losses = []
-    for step in range(steps):
-        loss = _loss(guide, groups, text, config, generator)
+    Raises:
+        FloatingPointError: the loss is not finite.
+        UserError: nothing that may move takes part in the captions.
+    """
+    batches, update = _Batches(guide, data, config), _Update(guide, config)
+    generator, losses = torch.Generator().manual_seed(seed), []
+    for step in range(max_train_steps):
+        loss = dreambooth_loss(guide, batches.draw(generator), config)
         losses.append(loss.item())
         if not loss.isfinite():
             raise FloatingPointError(
-                f"The DreamBooth loss became {losses[-1]} at iteration {step + 1} of {steps}. Lower the learning rate "
-                f"({optimizer.param_groups[0]['lr']:g}), or set the guide's dtype to float32."
+                f"The DreamBooth loss became {losses[-1]} at iteration {step + 1} of {max_train_steps}. Lower the "
+                f"learning rate ({update.learning_rate:g}), or set the guide's dtype to float32."
             )
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        if step == 0 and not any(p.grad is not None and p.grad.any() for p in parameters):
+        update.backward(loss)
+        if step == 0 and not update.moves_anything():
             raise UserError(
-                f'Nothing that may move takes part in the prompt "{next(iter(captions[0]))}". For textual inversion, '
-                "its identifier must be the guide's new_token."
+                f'Nothing that may move takes part in the prompt "{next(iter(data.captions[0]))}". For textual '
+                "inversion, its identifier must be the guide's new_token."
             )
-        torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        scaler.step(optimizer)
-        scaler.update()
-        if average is not None:
-            average.step(parameters)
+        update.step()
         if progress is not None:
             progress(step + 1, losses[-1])
-    if average is not None:
-        average.copy_to(parameters)
-    optimizer.zero_grad()
+    update.finish()
     return losses
+
+
+class _Batches:
+    """Random batches of a training set, whose images and captions are encoded once."""
+
+    def __init__(self, guide: DiffusionGuide, data: TrainingSet, config: DreamBoothConfig) -> None:
+        self._guide, self._num, self._before_batch = guide, config.batch_size, data.before_batch
+        self._groups = [_Examples(guide, data.images, data.captions, data.masks)]
+        if needs_prior(guide, config):
+            if data.prior is None:
+                raise ValueError(
+                    "Prior preservation needs class images: make them with class_images(), or set prior_loss_weight "
+                    "to 0."
+                )
+            captions = [{prompt: 1.0} for prompt in data.prior.prompts]
+            self._groups.append(_Examples(guide, data.prior.images, captions, None))
+        prompts = sorted({prompt for group in self._groups for each in group.captions for prompt in each})
+        self._text = _Texts(guide, prompts)
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """`batch_size` images of the subject, and as many of the class if they take part."""
+        device, groups = self._guide.device, self._groups
+        drawn = [torch.randint(len(group.z), (self._num,), generator=generator) for group in groups]
+        if self._before_batch is not None:
+            self._before_batch(drawn[0], generator)
+        pairs = list(zip(groups, drawn, strict=True))
+        z = torch.cat([group.z[index.to(device)] for group, index in pairs])
+        mask = torch.cat([group.mask[index.to(device)] for group, index in pairs])
+        prompts = [group.draw_caption(i, generator) for group, index in pairs for i in index.tolist()]
+        t = torch.randint(len(self._guide.alphas_cumprod), (len(z),), generator=generator).to(device)
+        eps = standard_noise(z.shape, device, generator)
+        return Batch(z, self._text(prompts), t, eps, mask, self._num)
 
 
 class _Examples:
@@ -228,22 +228,47 @@ class _Texts:
         return text[torch.tensor([self._index[prompt] for prompt in prompts], device=text.device)]
 
 
-def _loss(
-    guide: DiffusionGuide,
-    groups: list[_Examples],
-    text: _Texts,
-    config: DreamBoothConfig,
-    generator: torch.Generator,
-) -> Float[Tensor, ""]:
-    """`dreambooth_loss` on one random batch of every group."""
-    drawn = [torch.randint(len(group.z), (config.batch_size,), generator=generator) for group in groups]
-    pairs = list(zip(groups, drawn, strict=True))
-    z = torch.cat([group.z[index.to(guide.device)] for group, index in pairs])
-    mask = torch.cat([group.mask[index.to(guide.device)] for group, index in pairs])
-    prompts = [group.draw_caption(i, generator) for group, index in pairs for i in index.tolist()]
-    t = torch.randint(len(guide.alphas_cumprod), (len(z),), generator=generator).to(guide.device)
-    eps = standard_noise(z.shape, guide.device, generator)
-    return dreambooth_loss(guide, z, text(prompts), t, eps, mask, config.batch_size, config)
+class _Update:
+    """One step of the optimizer: scaled gradients, clipped, and a running mean of the weights."""
+
+    def __init__(self, guide: DiffusionGuide, config: DreamBoothConfig) -> None:
+        self._parameters, self._max_norm = guide.parameters(), config.max_grad_norm
+        self._optimizer = _optimizer(self._parameters, guide, config)
+        self._scaler = torch.amp.GradScaler(guide.device.type, enabled=guide.dtype == torch.float16)
+        self._average = None
+        if config.ema_decay is not None:
+            from diffusers.training_utils import EMAModel
+
+            self._average = EMAModel(self._parameters, decay=config.ema_decay, foreach=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate in use."""
+        return self._optimizer.param_groups[0]["lr"]
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        """Leave the loss's gradient in the parameters."""
+        self._optimizer.zero_grad()
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+
+    def moves_anything(self) -> bool:
+        """Whether any gradient differs from zero."""
+        return any(p.grad is not None and p.grad.any() for p in self._parameters)
+
+    def step(self) -> None:
+        """Move the parameters."""
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.step(self._parameters)
+
+    def finish(self) -> None:
+        """Leave the mean of the weights, if there is one, and no gradients."""
+        if self._average is not None:
+            self._average.copy_to(self._parameters)
+        self._optimizer.zero_grad()
 
 
 def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: DreamBoothConfig) -> torch.optim.Optimizer:
@@ -260,42 +285,3 @@ def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: Dream
             'The 8-bit optimizer needs bitsandbytes: pip install "db3d_nerfstudio[8bit]", or set optimizer to adamw.'
         ) from None
     return AdamW8bit(parameters, **settings)
-
-
-def _average(parameters: list[Parameter], decay: float):
-    from diffusers.training_utils import EMAModel
-
-    return EMAModel(parameters, decay=decay, foreach=True)
-
-
-@torch.no_grad()
-def save_checked(guide: DiffusionGuide, path: Path, prompt: str) -> float:
-    """Save a fine-tune, load it again and compare; return by how much it moved the guide's answer to the prompt.
-
-    The answer is `predict_noise` on fixed noise, its change relative to the base model's answer (root mean square).
-
-    Raises:
-        RuntimeError: what was read is not what was written.
-        UserError: fine-tuning changed nothing.
-    """
-    tuned = _answer(guide, prompt)
-    guide.save(path)
-    guide.load(None)
-    base = _answer(guide, prompt)
-    guide.load(path)
-    again, change = _answer(guide, prompt), (tuned - base).norm()
-    if change == 0:
-        raise UserError(
-            f'Fine-tuning left the guide\'s answer to "{prompt}" as it was: raise the learning rate or the number of '
-            "iterations, and check that the prompt contains what is to be learned."
-        )
-    if (again - tuned).norm() > 1e-3 * change:
-        raise RuntimeError(f"The fine-tune in {path} was not saved faithfully: loaded again, it answers differently.")
-    return (change / base.norm()).item()
-
-
-def _answer(guide: DiffusionGuide, prompt: str) -> Float[Tensor, "1 c hz wz"]:
-    size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape
-    noise = standard_noise(size, guide.device, torch.Generator().manual_seed(0))
-    t = torch.tensor([len(guide.alphas_cumprod) // 2], device=guide.device)
-    return guide.predict_noise(noise, t, guide.embed([prompt]))

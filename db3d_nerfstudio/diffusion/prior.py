@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior
-from db3d_nerfstudio.diffusion.guidance import Conditioning
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import draw_batches
+from db3d_nerfstudio.diffusion.training_set import Prior
 from db3d_nerfstudio.guides.base import DiffusionGuide
-from db3d_nerfstudio.words import direction_names
-
-MANIFEST = "manifest.json"
+from db3d_nerfstudio.words import direction_names, seen_from
+from db3d_nerfstudio.workspace import Workspace
 
 
 def class_prompts(guide: DiffusionGuide, prompt: str, config: DreamBoothConfig) -> list[str]:
@@ -26,64 +23,41 @@ def class_prompts(guide: DiffusionGuide, prompt: str, config: DreamBoothConfig) 
     if not config.class_views:
         return [prompt] * config.num_class_images
     sides = list(dict.fromkeys(direction_names(guide.tells_sides)))
-    return [f"{prompt}, {sides[i % len(sides)]} view" for i in range(config.num_class_images)]
+    return [seen_from(prompt, sides[i % len(sides)]) for i in range(config.num_class_images)]
 
 
 def class_images(
     guide: DiffusionGuide,
     prompt: str,
     config: DreamBoothConfig,
-    path: Path,
+    workspace: Workspace,
     progress: Callable[[int], None] | None = None,
-    batch_size: int = 8,
 ) -> Prior:
-    """Images of the class, made by the guide's base model (to which this returns the guide), kept in the folder `path`.
+    """Images of the class, made by the guide's base model, to which this returns the guide.
 
-    They are made again if the folder's manifest tells of another model, prompts, number, seed or sampler.
-    `progress` is called with the number of images made so far.
+    They are kept in the workspace's `class_images`, and made again for another model, prompts, seed or sampling.
+
+    Args:
+        progress: Called after every batch with the number of images so far.
     """
     guide.load(None)
     prompts = class_prompts(guide, prompt, config)
-    manifest = {
+
+    def make(path: Path) -> None:
+        made = 0
+        for batch in draw_batches(guide, prompts, config.class_sampling, config.class_seed):
+            for image in batch:
+                to_pil_image(image.cpu()).save(path / f"{made:04d}.png")
+                made += 1
+            if progress is not None:
+                progress(made)
+
+    recipe = {
         "model": guide.fingerprint(),
         "prompts": prompts,
         "seed": config.class_seed,
-        "sampler": {"name": "ddim", "steps": config.class_sample_steps, "guidance_scale": config.class_guidance_scale},
+        "sampling": asdict(config.class_sampling),
     }
-    if not _made_by(path, manifest):
-        unfinished = path.with_name(path.name + ".tmp")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _sample_into(unfinished, guide, prompts, config, batch_size, progress)
-        (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=2))
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(unfinished, path)
-    files = sorted(path.glob("*.png"))
-    images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files])
+    path = workspace.once("class_images", recipe, make, stale="replace")
+    images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in sorted(path.glob("*.png"))])
     return Prior(images.to(guide.device), prompts)
-
-
-def _made_by(path: Path, manifest: dict) -> bool:
-    file = path / MANIFEST
-    return file.exists() and json.loads(file.read_text()) == manifest
-
-
-def _sample_into(
-    folder: Path,
-    guide: DiffusionGuide,
-    prompts: list[str],
-    config: DreamBoothConfig,
-    batch_size: int,
-    progress: Callable[[int], None] | None,
-) -> None:
-    generator = torch.Generator().manual_seed(config.class_seed)
-    sampling = SamplingConfig(config.class_sample_steps, config.class_guidance_scale)
-    made = 0
-    while made < len(prompts):
-        with torch.no_grad():
-            conditioning = Conditioning.of(guide, prompts[made : made + batch_size])
-        for image in sample(guide, conditioning, sampling, generator):
-            to_pil_image(image.cpu()).save(folder / f"{made:04d}.png")
-            made += 1
-        if progress is not None:
-            progress(made)

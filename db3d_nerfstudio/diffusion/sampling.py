@@ -6,6 +6,7 @@ arXiv 2010.02502).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from torch.nn.functional import adaptive_max_pool2d
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
+
+BATCH_SIZE = 8
+"""Images drawn at a time."""
 
 
 @dataclass
@@ -45,10 +49,42 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "b 3 h w"]:
     """New images of the prompts."""
-    size = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
-    z = standard_noise((len(conditioning), *size), guide.device, generator)
+    z = standard_noise((len(conditioning), *guide.z_shape), guide.device, generator)
     sampler = Sampler(guide, config, generator)
     return guide.decode(sampler.denoise(z, sampler.timesteps, conditioning))
+
+
+@torch.no_grad()
+def draw(
+    guide: DiffusionGuide,
+    prompts: list[str],
+    config: SamplingConfig,
+    seed: int,
+    negative_prompt: str = "",
+    progress: Callable[[int], None] | None = None,
+) -> Float[Tensor, "n 3 h w"]:
+    """One image of every prompt, on the CPU.
+
+    Args:
+        progress: Called after every batch with the number of images so far.
+    """
+    images: list[Tensor] = []
+    for batch in draw_batches(guide, prompts, config, seed, negative_prompt):
+        images += batch.cpu()
+        if progress is not None:
+            progress(len(images))
+    return torch.stack(images)
+
+
+def draw_batches(
+    guide: DiffusionGuide, prompts: list[str], config: SamplingConfig, seed: int, negative_prompt: str = ""
+) -> Iterator[Float[Tensor, "b 3 h w"]]:
+    """Images of the prompts, `BATCH_SIZE` at a time; those of a batch depend on the seed and its place alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(0, len(prompts), BATCH_SIZE):
+        with torch.no_grad():
+            conditioning = Conditioning.of(guide, prompts[i : i + BATCH_SIZE], negative_prompt)
+        yield sample(guide, conditioning, config, generator)
 
 
 @torch.no_grad()

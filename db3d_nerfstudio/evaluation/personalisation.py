@@ -11,17 +11,14 @@ from itertools import combinations
 from math import log
 from typing import TYPE_CHECKING
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.guidance import Conditioning
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.evaluation.metrics.pixels import Distance
 from db3d_nerfstudio.words import VIEW_NAMES, view_prompts
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.base import DiffusionGuide
+    pass
 
 
 def view_diversity(said: list[str]) -> float:
@@ -45,23 +42,6 @@ def diversity(images: Float[Tensor, "n 3 h w"], distance: Distance) -> float:
         raise ValueError(f"diversity needs two samples at least, got {len(images)}")
     first, second = zip(*pairs, strict=True)
     return float(distance(images[list(first)], images[list(second)]).mean())
-
-
-@torch.no_grad()
-def sample_prompts(
-    guide: DiffusionGuide,
-    prompts: list[str],
-    config: SamplingConfig,
-    *,
-    seed: int,
-    chunk: int = 8,
-) -> Float[Tensor, "n 3 h w"]:
-    """One sample for each prompt; prompt and noise of each depend on its place in the list alone."""
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for start in range(0, len(prompts), chunk):
-        parts.append(sample(guide, Conditioning.of(guide, prompts[start : start + chunk]), config, generator))
-    return torch.cat(parts).cpu()
 
 
 def prompts_of_all_views(prompt: str, per_view: int) -> list[str]:

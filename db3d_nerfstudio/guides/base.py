@@ -29,7 +29,7 @@ negative prompt alike. It must be trained for, or put up with, timesteps that di
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
     from db3d_nerfstudio.cameras import Views
-    from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
@@ -66,6 +65,8 @@ class DiffusionGuide(abc.ABC):
     """Precision in which the network computes. Inputs and outputs of all methods are float32 whatever this is."""
     resolution: int
     """Height and width in pixels of the images that the model was trained on."""
+    z_shape: tuple[int, int, int]
+    """Channels, height and width of z for an image of `resolution`."""
     alphas_cumprod: Float[Tensor, " T"]
     """The noise schedule, on `device`."""
     prediction_type: PredictionType
@@ -120,31 +121,6 @@ class DiffusionGuide(abc.ABC):
         )
         scheduler.set_timesteps(steps, device=self.device)
         return scheduler
-
-    def tune_details(  # noqa: B027  (Most have nothing to teach.)
-        self,
-        photos: Callable[[int], Float[Tensor, "n 3 h w"]],
-        prompt: str,
-        config: DreamBoothConfig,
-        seed: int,
-        path: Path,
-    ) -> None:
-        """Teach a further stage, if there is one, what the subject looks like from near, and keep it in `path`.
-
-        Args:
-            photos: Loads the photos at a resolution.
-            prompt: Their caption.
-        """
-
-    def enlarge(
-        self,
-        rgb: Float[Tensor, "b 3 h w"],
-        text: Float[Tensor, "b n d"],
-        uncond: Float[Tensor, "b n d"],
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b 3 h2 w2"]:
-        """What a further stage makes of the guide's images; without one, the images."""
-        return rgb
 
     @abc.abstractmethod
     def parameters(self) -> list[Parameter]:

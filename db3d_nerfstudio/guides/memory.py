@@ -8,16 +8,15 @@ blocks put out and the largest block's layers; attention is taken to be fused. T
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.source import read_config
-
-if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.lora import lora_layers
 
 GIB = 2**30
 BATCH = 4
@@ -74,7 +73,7 @@ def estimate(config: DiffusersGuideConfig, parts: Parts, dtype: torch.dtype) -> 
     if full:
         trained = _size(parts.unet) + config.train_text_encoder * sum(map(_size, parts.text_encoders))
     elif config.tuning == "lora":
-        trained = _adapter_size(parts.unet, config.lora_rank)
+        trained = _adapter_size(parts.unet, config)
     text = sum(map(_size, parts.text_encoders)) * parts.text_bytes
     kept = config.text_encoder_memory == "keep"
     vae_bytes = getattr(torch, getattr(config, "vae_dtype", "float32")).itemsize
@@ -145,11 +144,10 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _adapter_size(unet: nn.Module, rank: int) -> int:
-    """Parameters of adapters on all attention projections."""
-    names = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
-    layers = [module for name, module in unet.named_modules() if name.endswith(names)]
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+def _adapter_size(unet: nn.Module, config: DiffusersGuideConfig) -> int:
+    """Parameters of the adapters: a layer of the same kind that puts out `lora_rank` channels, and a 1x1 one."""
+    layers = [layer for layer in lora_layers("unet", unet, config.lora_targets) if hasattr(layer, "weight")]
+    return sum(config.lora_rank * (layer.weight[0].numel() + len(layer.weight)) for layer in layers)
 
 
 def _unet_activations(unet: nn.Module, batch: int, checkpointed: bool) -> int:

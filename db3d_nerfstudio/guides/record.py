@@ -9,14 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from db3d_nerfstudio.errors import UserError
-
-if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 
 RECORD_FILE = "guide.json"
 _PROBES = 64

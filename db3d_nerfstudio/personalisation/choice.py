@@ -11,8 +11,8 @@ import tyro
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import read_record
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig

@@ -10,7 +10,6 @@ command started again goes on where it was stopped:
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,18 @@ from typing import Any
 import torch
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.captions import photo_captions
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, finetune, needs_prior, save_checked
-from db3d_nerfstudio.diffusion.prior import class_images
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
+from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import decisive
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice
-from db3d_nerfstudio.personalisation.draw import BATCH, draw
+from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
 from db3d_nerfstudio.photo_check import check_photos
-from db3d_nerfstudio.photos import load_masks, load_photos, photos_digest
+from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, shown, tuning
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.words import Subject, parse_subject
@@ -51,18 +49,16 @@ class PersonaliseConfig:
     """The identifier in the prompt; `db3d tokens` tells whether a word is fit for one."""
     class_noun: str | None = None
     """What kind of thing the subject is; unset, what follows the identifier in the prompt."""
-    steps: int = 800
+    max_train_steps: int = 800
     """Iterations of fine-tuning."""
     output: Path | None = None
     """Folder for all results; unset, outputs/dreambooth/ and the name of the photos' folder."""
     uses: tuple[UseName, ...] = USES
     """Which sheets to make."""
-    num: int = BATCH
+    num: int = COLUMNS
     """Images of every prompt on a sheet."""
-    sample_steps: int = 25
-    """Steps of the sampler for each image of a sheet."""
-    guidance_scale: float = 5.0
-    """Guidance scale for the sheets: how much the prompt counts."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How the images of the sheets are drawn."""
     seed: int = 0
     """Seed of the fine-tuning and of the sheets."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,19 +112,17 @@ class Personaliser:
         self.guide: DiffusersGuide = config.guide.setup(device=config.device)
         with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
             self.guide.embed([subject.class_prompt, *(prompt for use in self.uses for prompt in use.prompts)])
-        view_words = config.dreambooth.view_words
-        self._captions = photo_captions(self.workspace, self.guide, data, subject, view_words, config.seed)
-        self._base = self.guide.fingerprint()
+        self._tuner = SubjectTuner(self.guide, data, subject, config.dreambooth, self.workspace, config.seed)
         self.progress = RunProgress(self._tasks())
 
     def _tasks(self) -> list[Task]:
         config, tasks = self.config, []
-        if needs_prior(self.guide, config.dreambooth):
-            number, units = config.dreambooth.num_class_images, config.dreambooth.class_sample_steps
+        if self._tuner.needs_prior:
+            number, units = config.dreambooth.num_class_images, config.dreambooth.class_sampling.steps
             tasks.append(Task("1/2 personalise", CLASS_IMAGES, "images", number, units))
-        tasks.append(Task("1/2 personalise", tuning(PERSONALISED), "tuning", config.steps))
+        tasks.append(Task("1/2 personalise", tuning(PERSONALISED), "tuning", config.max_train_steps))
         for use in self.uses:
-            tasks.append(Task("2/2 sheets", use.title, "images", config.num * len(use.prompts), config.sample_steps))
+            tasks.append(Task("2/2 sheets", use.title, "images", config.num * len(use.prompts), config.sampling.steps))
         return tasks
 
     def personalised(self) -> Path:
@@ -136,30 +130,14 @@ class Personaliser:
         return self.workspace.once(PERSONALISED, self._recipe(), self._personalise)
 
     def _personalise(self, path: Path) -> None:
-        config, guide = self.config, self.guide
-        prior = self._class_images() if needs_prior(guide, config.dreambooth) else None
-        masks = load_masks(self.data, guide.resolution) if config.dreambooth.masked_loss else None
+        data = self._tuner.data
+        if self._tuner.needs_prior:
+            with self.progress.during(CLASS_IMAGES) as update:
+                data = replace(data, prior=self._tuner.class_images(update))
         with self.progress.during(tuning(PERSONALISED)) as update:
-            losses = finetune(
-                guide,
-                load_photos(self.data, guide.resolution),
-                self._captions,
-                prior,
-                steps=config.steps,
-                config=config.dreambooth,
-                seed=config.seed,
-                masks=masks,
-                progress=update,
-            )
-        change = save_checked(guide, path, self.subject.instance_prompt)
+            tuned = self._tuner.tune(path, self.config.max_train_steps, data, progress=update)
         prompt = self.subject.instance_prompt
-        announce(f'Saved, and the same when loaded again; it moves the answer to "{prompt}" by {change:.1%}.')
-        (path / "losses.json").write_text(json.dumps(losses) + "\n", "utf8")
-
-    def _class_images(self) -> Prior:
-        folder = self.workspace.root / "class_images"
-        with self.progress.during(CLASS_IMAGES) as update:
-            return class_images(self.guide, self.subject.class_prompt, self.config.dreambooth, folder, update)
+        announce(f'Saved, and the same when loaded again; it moves the answer to "{prompt}" by {tuned.change:.1%}.')
 
     def sheet(self, use: Use, personalised: Path) -> Path:
         """The folder of an application's sheet and images."""
@@ -169,8 +147,7 @@ class Personaliser:
             self.guide.load(personalised)
             with self.progress.during(use.title) as update:
                 prompts = [prompt for prompt in use.prompts for _ in range(config.num)]
-                sampling = SamplingConfig(config.sample_steps, config.guidance_scale)
-                images = draw(self.guide, prompts, sampling, seed=config.seed, progress=update)
+                images = draw(self.guide, prompts, config.sampling, config.seed, progress=update)
             for i, image in enumerate(images):
                 tensor_to_image(image).save(path / f"{i // config.num:02d}-{i % config.num}.png")
             rows = [("photos", load_photos(self.data, self.guide.resolution)[: config.num])]
@@ -179,18 +156,14 @@ class Personaliser:
                 path / "sheet.png"
             )
 
-        sampler = {key: getattr(config, key) for key in ("num", "sample_steps", "guidance_scale")}
-        return self.workspace.once(f"sheets/{use.name}", {**self._recipe(), "prompts": use.prompts, **sampler}, make)
+        settings = {"prompts": use.prompts, "num": config.num, "sampling": asdict(config.sampling)}
+        return self.workspace.once(f"sheets/{use.name}", {**self._recipe(), **settings}, make)
 
     def _recipe(self) -> dict[str, Any]:
         """All that the fine-tune depends on."""
         return {
-            "photos": photos_digest(self.data),
-            "captions": self._captions,
-            "class_prompt": self.subject.class_prompt,
-            "steps": self.config.steps,
-            "seed": self.config.seed,
-            "base": self._base,
-            "guide": decisive(self.config.guide),
-            "dreambooth": asdict(self.config.dreambooth),
+            **self._tuner.recipe(),
+            "captions": self._tuner.data.captions,
+            "max_train_steps": self.config.max_train_steps,
+            "settings": decisive(self.config.guide),
         }

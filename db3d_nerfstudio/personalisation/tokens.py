@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.guidance import standard_noise
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet
 from db3d_nerfstudio.personalisation.choice import GuideChoice
-from db3d_nerfstudio.personalisation.draw import BATCH, draw
+from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
@@ -40,10 +42,10 @@ class TokensConfig:
     """What kind of thing the subject is."""
     output: Path = Path("outputs/tokens")
     """Folder for the sheet."""
-    num: int = BATCH
+    num: int = COLUMNS
     """Images per prompt on the sheet."""
-    steps: int = 25
-    """Sampler steps per image."""
+    sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
+    """How images are drawn."""
     seed: int = 0
     """Seed of the images and of the noise that meanings are measured on."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
@@ -121,8 +123,7 @@ def _is_known(guide: DiffusersGuide, word: str) -> bool:
 @torch.no_grad()
 def _changes(guide: DiffusersGuide, reference: str, prompts: list[str], seed: int) -> list[float]:
     """Distance of each prompt's noise estimate from the reference's, in units of the reference's distance from ""'s."""
-    shape = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution, device=guide.device)).shape[1:]
-    noise = standard_noise((len(NOISES), *shape), guide.device, torch.Generator().manual_seed(seed))
+    noise = standard_noise((len(NOISES), *guide.z_shape), guide.device, torch.Generator().manual_seed(seed))
     t = torch.tensor([int(fraction * len(guide.alphas_cumprod)) for fraction in NOISES], device=guide.device)
     answers = [guide.predict_noise(noise, t, guide.embed([p] * len(t))) for p in ("", reference, *prompts)]
     unit = (answers[1] - answers[0]).norm()
@@ -135,10 +136,10 @@ def _write_sheet(config: TokensConfig, guide: DiffusersGuide) -> Path:
         f"a photo of a {config.class_noun}",
         f"a photo of a {config.identifier}",
     ]
-    progress = RunProgress([Task("tokens", "The sheet", "images", len(prompts) * config.num, config.steps)])
+    progress = RunProgress([Task("tokens", "The sheet", "images", len(prompts) * config.num, config.sampling.steps)])
     with shown(progress), progress.during("The sheet") as update:
         repeated = [prompt for prompt in prompts for _ in range(config.num)]
-        images = draw(guide, repeated, SamplingConfig(config.steps), seed=config.seed, progress=update)
+        images = draw(guide, repeated, config.sampling, config.seed, progress=update)
     config.output.mkdir(parents=True, exist_ok=True)
     sheet = config.output / f"{config.identifier}-{config.class_noun}.png".replace(" ", "_")
     rows = list(zip(prompts, images.split(config.num), strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, dreambooth_loss
+from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
@@ -90,12 +90,12 @@ def _distil(guide: DiffusionGuide) -> None:
 
 
 def _tune(guide: DiffusionGuide) -> None:
-    config = DreamBoothConfig(prior_weight=0.0)
     with torch.no_grad():
         z = guide.encode(torch.rand(1, 3, 512, 512, device=guide.device))
     t = torch.tensor([500], device=guide.device)
     mask = z.new_ones(1, 1, *z.shape[2:])
-    dreambooth_loss(guide, z, guide.embed([""]), t, torch.randn_like(z), mask, 1, config).backward()
+    batch = Batch(z, guide.embed([""]), t, torch.randn_like(z), mask, num_instance=1)
+    dreambooth_loss(guide, batch, DreamBoothConfig()).backward()
     torch.optim.AdamW(guide.parameters()).step()
 
 

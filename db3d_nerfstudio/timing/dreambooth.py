@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, Progress, finetune
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, finetune
+from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.images import tensor_to_image
 from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths
 from db3d_nerfstudio.toybox.examples import default_subject
@@ -100,16 +101,8 @@ def _finetune(
 ) -> None:
     images, others = load_photos(photos, guide.resolution), load_photos(class_folder, guide.resolution)
     captions, config = [{INSTANCE: 1.0}] * len(images), DreamBoothConfig(batch_size=batch_size)
-    finetune(
-        guide,
-        images,
-        captions,
-        Prior(others, [CLASS] * len(others)),
-        steps=steps,
-        config=config,
-        seed=0,
-        progress=progress,
-    )
+    data = TrainingSet(images, captions, prior=Prior(others, [CLASS] * len(others)))
+    finetune(guide, data, config, steps, seed=0, progress=progress)
 
 
 class Examples(Dataset):

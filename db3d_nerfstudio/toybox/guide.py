@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig, resize
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 from db3d_nerfstudio.toybox.sides import HINTS, hints, with_hints
 
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "guide"
@@ -57,12 +58,13 @@ class ToyboxGuide(DiffusersGuide):
                 "package"
             )
         self._patch = isqrt(written // 3)
-        self.vae = self._read_vae()
+        side = self.unet.config.sample_size
+        self.vae, self.z_shape = self._read_vae(), (written, side, side)
         if self.vae is None:
-            self.resolution = self.unet.config.sample_size * self._patch
+            self.resolution = side * self._patch
         else:
             self.z_bound = LATENT_BOUND
-            self.resolution = self.unet.config.sample_size * self.vae.spatial_compression_ratio
+            self.resolution = side * self.vae.spatial_compression_ratio
         self.tells_sides = "left" in self.tokenizer.get_vocab()
 
     def _read_vae(self) -> nn.Module | None:

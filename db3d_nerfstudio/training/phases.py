@@ -20,6 +20,7 @@ import torch
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.run.interventions import PhaseName
 
 NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
@@ -48,6 +49,8 @@ class PseudoViewsConfig(TranslationConfig):
     background. Unset, it draws everywhere, backgrounds of the photos too, which reconstruction then asks for."""
     chunk: int = 4
     """Number of renders translated at a time."""
+    upscaler: UpscalerConfig | None = None
+    """Model that enlarges the pseudo views of a guide of small images, such as IF's second stage; unset, none."""
 
 
 @dataclass

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import translate
+from db3d_nerfstudio.diffusion.tuner import SubjectTuner
+from db3d_nerfstudio.diffusion.upscaler import tuned_upscaler, upscale
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photos import load_photo
 from db3d_nerfstudio.results.film import render_views
@@ -29,34 +31,33 @@ CONTACT_SHEET = "contact_sheet.png"
 
 
 def make(
-    context: RunContext,
-    config: PseudoViewsConfig,
-    path: Path,
-    initial: Path,
-    prompt: str,
-    photos: Float[Tensor, "n 3 hp wp"],
+    context: RunContext, config: PseudoViewsConfig, prompt: str, path: Path, initial: Path, tuner: SubjectTuner
 ) -> None:
     """Noise renders of the initial NeRF up to t_pseudo, and denoise each by itself with the guide as it is tuned now.
 
     Args:
-        path: An empty folder for the dataset.
-        initial: The folder of the initial NeRF.
         prompt: What the pseudo views are to show.
-        photos: For the contact sheet, which grows as views are made: the viewer shows it.
+        path: An empty folder for the dataset and, if it is tuned, the upscaler.
+        initial: The folder of the initial NeRF.
+        tuner: Has the photos, for the upscaler and for the contact sheet, which grows as views are made.
     """
-    guide = context.guide
+    guide, photos = context.guide, tuner.data.images
     cameras, views = context.datamanager.config.dataparser.orbit()
     with showing(context.model, initial):
         renders, accumulation = render_views(context.model, cameras)
     mask = None if config.margin is None else dilate(accumulation, config.margin).to(guide.device)
-    bank = PromptBank(guide, prompt, context.model.config.sds.negative_prompt)
-    conditioning, generator = bank(views), torch.Generator().manual_seed(context.seed)
+    negative_prompt = context.model.config.sds.negative_prompt
+    conditioning = PromptBank(guide, prompt, negative_prompt)(views)
+    generator = torch.Generator().manual_seed(context.seed)
+    with context.unlocked():
+        upscaler = None if config.upscaler is None else tuned_upscaler(config.upscaler, tuner, path / "upscaler")
+        large = None if upscaler is None else PromptBank(upscaler, prompt, negative_prompt)(views)
     made = []
     with context.task(PSEUDO_VIEWS) as progress:
         for part in (slice(i, i + config.chunk) for i in range(0, len(renders), config.chunk)):
-            prompts, inside = conditioning[part], None if mask is None else mask[part]
-            images = translate(guide, renders[part].to(guide.device), prompts, config, generator, inside)
-            made.append(guide.enlarge(images, prompts.text, prompts.uncond, generator))
+            inside = None if mask is None else mask[part]
+            images = translate(guide, renders[part].to(guide.device), conditioning[part], config, generator, inside)
+            made.append(images if upscaler is None else upscale(upscaler, images, large[part], generator))
             sheet = contact_sheet([photos, renders[: part.stop], torch.cat(made)])
             tensor_to_image(sheet).save(path / CONTACT_SHEET)
             progress(min(part.stop, len(renders)))

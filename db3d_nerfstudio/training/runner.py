@@ -101,17 +101,10 @@ class PhaseRunner:
                 "Stage 2/3 pseudo_views: DreamBooth on the photos (full), then the initial NeRF's renders translated"
             )
             self.context.guide.load(self.fine_tunes.full())
-            self._tune_details(path / "stage_2")
-            config, prompt = self.config.pseudo_views, self._stage_2_prompt
-            pseudo_views.make(self.context, config, path, initial, prompt, self.fine_tunes.photos)
+            settings = self.config.pseudo_views, self._stage_2_prompt
+            pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
 
         return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
-
-    def _tune_details(self, path: Path) -> None:
-        """A further stage of the guide, if it has one, learns the subject before it enlarges pseudo views."""
-        photos, prompt = self.fine_tunes.photos_at, self.fine_tunes.subject.instance_prompt
-        with self.context.unlocked():
-            self.context.guide.tune_details(photos, prompt, self.config.dreambooth, self.context.seed, path)
 
     def _start_second_nerf(self) -> None:
         """Fresh weights in the same parameters, unless those of the initial NeRF are kept; optimizers that forget."""
@@ -177,5 +170,5 @@ class PhaseRunner:
             "full_steps": self.config.full_steps,
             **config,
             "cameras": cameras,
-            **self.fine_tunes.base_recipe(),
+            **self.fine_tunes.tuner.recipe(),
         }

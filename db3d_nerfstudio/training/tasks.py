@@ -26,7 +26,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
         ]
     tasks = [task for task in tasks if task.total]
     first = next((i for i, task in enumerate(tasks) if task.kind == "tuning"), None)
-    if first is not None and dreambooth.prior_weight > 0:
-        class_images = (CLASS_IMAGES, "images", dreambooth.num_class_images, dreambooth.class_sample_steps)
+    if first is not None and dreambooth.prior_loss_weight > 0:
+        class_images = (CLASS_IMAGES, "images", dreambooth.num_class_images, dreambooth.class_sampling.steps)
         tasks.insert(first, Task(tasks[first].stage, *class_images))
     return tasks

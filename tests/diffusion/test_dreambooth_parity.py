@@ -10,7 +10,8 @@ import torch
 from tiny import tiny_stable_diffusion_folder
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Prior, finetune
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune
+from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 
 SUBJECT, CLASS, BATCH, SEED = "a sks dog", "a dog", 3, 7
@@ -60,12 +61,11 @@ def test_first_loss_of_a_fine_tuning_is_the_published_one(
     guide: StableDiffusionGuide, gamma: float | None, prior: float
 ) -> None:
     config = DreamBoothConfig(
-        learning_rate=0.0, batch_size=BATCH, snr_gamma=gamma, prior_weight=prior, prior_snr_gamma=None
+        learning_rate=0.0, batch_size=BATCH, snr_gamma=gamma, prior_loss_weight=prior, prior_snr_gamma=None
     )
     subject, others = photos(0.8), photos(0.3)
-    (ours,) = finetune(
-        guide, subject, [{SUBJECT: 1.0}] * 2, Prior(others, [CLASS] * len(others)), steps=1, config=config, seed=SEED
-    )
+    data = TrainingSet(subject, [{SUBJECT: 1.0}] * 2, prior=Prior(others, [CLASS] * len(others)))
+    (ours,) = finetune(guide, data, config, max_train_steps=1, seed=SEED)
 
     draw = torch.Generator().manual_seed(SEED)  # The batch that `finetune` drew.
     z = torch.cat([guide.encode(images)[torch.randint(2, (BATCH,), generator=draw)] for images in (subject, others)])

@@ -6,7 +6,7 @@ from tiny import GaussianGuide, GaussianGuideConfig
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig, TranslationConfig, sample, translate
+from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE, SamplingConfig, TranslationConfig, draw, sample, translate
 
 PROMPTS = ["a dog", "a duck"]
 
@@ -139,3 +139,18 @@ def test_strength_outside_of_the_schedule_is_an_error(strength: float) -> None:
     guide = gaussian_guide()
     with pytest.raises(ValueError, match=r"in \[0, 1\]"):
         redrawn(guide, torch.rand(2, 3, 16, 16), strength, steps=2)
+
+
+def test_every_prompt_gets_its_image_whatever_the_number_of_batches() -> None:
+    guide, told = gaussian_guide(std=0.0), []
+    images = draw(guide, PROMPTS * 5, SamplingConfig(3, 1.0), seed=0, progress=told.append)
+    torch.testing.assert_close(images.mean((1, 2, 3)), torch.tensor([0.3, 0.6] * 5), atol=1e-3, rtol=0)
+    assert told == [BATCH_SIZE, 10]
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"negative_prompt": "blurry"}, {"config": SamplingConfig(2)}])
+def test_every_setting_changes_what_is_drawn(change: dict) -> None:
+    guide, plain = gaussian_guide(), {"config": SamplingConfig(1), "seed": 0}
+    guide.config.means["blurry"] = 0.9
+    first, again, other = (draw(guide, PROMPTS, **settings) for settings in (plain, plain, {**plain, **change}))
+    assert torch.equal(first, again) and not torch.equal(first, other)

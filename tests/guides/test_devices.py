@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from db3d_nerfstudio.diffusion import sds
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, dreambooth_loss
+from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.unet import deepfloyd, sdxl
@@ -185,7 +185,7 @@ def test_one_step_of_fine_tuning(family: str, tuning: str) -> None:
             z = guide.encode(torch.empty(2, 3, 512, 512, device="meta"))
         mask = z.new_ones(2, 1, *z.shape[2:])
         text, t = text_of(family, 2), timesteps(2)
-        loss = dreambooth_loss(guide, z, text, t, torch.empty_like(z), mask, 1, DreamBoothConfig())
+        loss = dreambooth_loss(guide, Batch(z, text, t, torch.empty_like(z), mask, 1), DreamBoothConfig())
         loss.backward()
         parameters = guide.parameters()
         assert {parameter.dtype for parameter in parameters} == {torch.float32}

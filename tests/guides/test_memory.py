@@ -58,6 +58,15 @@ def test_weights_gradients_and_moments_are_counted(sd15: Parts) -> None:
     assert checkpointed.activations < full.activations / 2
 
 
+def test_adapters_on_other_layers_are_counted(tmp_path: Path) -> None:
+    folder = str(tiny_stable_diffusion_folder(tmp_path))
+    config = StableDiffusionGuideConfig(model=folder, tuning="lora", lora_rank=3, lora_targets=("to_q", "conv1"))
+    guide = config.setup()
+    parts = read_parts(folder, guide._text_encoder_classes(), torch.float32, folder)
+    moved = sum(parameter.numel() for parameter in guide.parameters())
+    assert estimate(config, parts, torch.float32).training == 12 * moved
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_activations_are_near_what_autograd_keeps(tmp_path: Path, checkpointing: bool) -> None:
     folder = tiny_stable_diffusion_folder(tmp_path)

@@ -18,7 +18,7 @@ PHASES = PhasesConfig(
     full_steps=40,
     multiview_steps=10,
 )
-PHASES.dreambooth.num_class_images, PHASES.dreambooth.class_sample_steps = 8, 5
+PHASES.dreambooth.num_class_images, PHASES.dreambooth.class_sampling.steps = 8, 5
 
 
 class Clock:

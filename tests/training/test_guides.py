@@ -14,6 +14,8 @@ from nerfstudio.scripts.train import main
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.results.open_run import open_run
 
@@ -38,7 +40,7 @@ def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
     pipeline.datamanager.train_num_rays_per_batch = 64
     phases.initial.steps, phases.final.steps = 4, 6
     phases.partial_steps, phases.full_steps, phases.multiview_steps = 2, 3, 1
-    phases.dreambooth.num_class_images, phases.dreambooth.class_sample_steps = 2, 2
+    phases.dreambooth.num_class_images, phases.dreambooth.class_sampling.steps = 2, 2
     phases.pseudo_views.steps = 4
     config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 1000
     return config
@@ -49,23 +51,26 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
     "v": ("dreambooth3d", lambda path: tiny_stable_diffusion_folder(path, "v_prediction"), {"tuning": "lora"}),
     "sdxl": ("dreambooth3d_sdxl", tiny_sdxl_folder, {}),
     "if": ("dreambooth3d_if", tiny_if_folder, {}),
-    "if, two stages": ("dreambooth3d_if", tiny_if_folder, {"stage_2": "model_2", "stage_2_steps": 2}),
+    "if, two stages": ("dreambooth3d_if", tiny_if_folder, {}),
 }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
     preset, build, guide = FAMILIES[family]
-    if "stage_2" in guide:
-        guide = {**guide, "stage_2": str(tiny_if_folder(tmp_path / guide["stage_2"], stage=2))}
     config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out", **guide)
+    upscaled = family == "if, two stages"
+    if upscaled:
+        model = str(tiny_if_folder(tmp_path / "model_2", stage=2))
+        upscaler = UpscalerConfig(model=model, max_train_steps=2, sampling=SamplingConfig(2))
+        config.pipeline.phases.pseudo_views.upscaler = upscaler
     main(config)
     (run,) = (tmp_path / "out").glob("*/*/*/config.yml")
     for name, steps in (("partial", 2), ("full", 3), ("multiview", 1)):
         losses = json.loads((run.parent / "dreambooth" / name / "losses.json").read_text())
         assert len(losses) == steps and all(map(math.isfinite, losses))
     assert len(list((run.parent / "pseudo_views" / "images").iterdir())) == VIEWS
-    assert (run.parent / "pseudo_views" / "stage_2").is_dir() == ("stage_2" in guide)
+    assert (run.parent / "pseudo_views" / "upscaler").is_dir() == upscaled
     (checkpoint,) = (run.parent / "nerfstudio_models").iterdir()
     state = torch.load(checkpoint, weights_only=True)
     assert state["step"] == 9 and all(value.isfinite().all() for value in state["pipeline"].values())

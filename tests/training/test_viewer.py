@@ -24,7 +24,7 @@ PATIENCE = 240
 SMALL = """
     --pipeline.phases.initial.steps 100000 --pipeline.phases.final.steps 100000
     --pipeline.phases.partial-steps 300 --pipeline.phases.full-steps 300 --pipeline.phases.multiview-steps 2
-    --pipeline.phases.dreambooth.num-class-images 2 --pipeline.phases.dreambooth.class-sample-steps 2
+    --pipeline.phases.dreambooth.num-class-images 2 --pipeline.phases.dreambooth.class-sampling.steps 2
     --pipeline.phases.pseudo-views.steps 4 --pipeline.datamanager.dataparser.num-views 4
     --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.resolution 16
     --pipeline.datamanager.train-num-rays-per-batch 64 --pipeline.model.field.resolutions 8 16

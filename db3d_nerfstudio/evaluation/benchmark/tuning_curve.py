@@ -10,7 +10,7 @@ toy says it without samples: how well does the guide denoise views from sides th
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,17 +20,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.cameras import Views, wrap_degrees
-from db3d_nerfstudio.diffusion.captions import photo_captions
 from db3d_nerfstudio.diffusion.denoising import denoising_errors
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune, needs_prior
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
+from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, BenchmarkSubject, toybox_subject
 from db3d_nerfstudio.evaluation.metrics.bootstrap import bootstrap
 from db3d_nerfstudio.evaluation.metrics.similarity import mean_pairwise
 from db3d_nerfstudio.evaluation.personalisation import (
     diversity,
     prompts_of_all_views,
-    sample_prompts,
     view_diversity,
 )
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
@@ -62,10 +61,8 @@ class TuningCurveConfig:
     """Seed of the first toy."""
     per_view: int = 8
     """Samples of the prompt of each view."""
-    sample_steps: int = 25
-    """DDIM steps of a sample."""
-    guidance_scale: float = 4.0
-    """Classifier-free guidance of the samples."""
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
+    """How samples are drawn."""
     seed: int = 0
     """Seed of fine-tuning and samples."""
     guide: ToyboxGuideConfig = field(default_factory=ToyboxGuideConfig)
@@ -130,7 +127,7 @@ def main(config: TuningCurveConfig) -> None:
         announce(f"{toy.name}: likeness {[round(point.subject_similarity, 3) for point in curves[toy.name]]}")
     table = {name: [asdict(point) for point in points] for name, points in curves.items()}
     (root / "tuning_curve.json").write_text(json.dumps(table, indent=2) + "\n", "utf8")
-    draw(list(curves.values()), root / "tuning_curve.png")
+    plot(list(curves.values()), root / "tuning_curve.png")
     announce(f"Look at {root / 'tuning_curve.png'}; the samples are in {root / 'curves'}.")
 
 
@@ -140,18 +137,15 @@ def tuning_curve(
     """One fine-tuning, looked at after the configured iterations; a sheet of samples for each goes to `sheets`."""
     from rich.progress import Progress
 
-    from db3d_nerfstudio.diffusion.prior import class_images
     from db3d_nerfstudio.images import contact_sheet, tensor_to_image
-    from db3d_nerfstudio.photos import load_photos
     from db3d_nerfstudio.workspace import Workspace
 
     subject = Subject(toy.prompt(toy.templates[0], "sks"), "sks", toy.class_noun)
-    photos, points = load_photos(toy.photos, guide.resolution), []
-    prior = None
-    if needs_prior(guide, config.dreambooth):
-        prior = class_images(guide, subject.class_prompt, config.dreambooth, root / "class_images" / toy.class_noun)
-    view_words = config.dreambooth.view_words
-    captions = photo_captions(Workspace(sheets), guide, toy.photos, subject, view_words, config.seed)
+    workspace, points = Workspace(root / "dreambooth" / toy.name), []
+    tuner = SubjectTuner(guide, toy.photos, subject, config.dreambooth, workspace, config.seed)
+    data = tuner.data
+    if tuner.needs_prior:
+        data = replace(data, prior=tuner.class_images())
     guide.load(None)
     truth = true_views(guide, toy, subject.class_prompt)
     with Progress() as bar:
@@ -161,16 +155,13 @@ def tuning_curve(
             bar.update(task, completed=done)
             if done in config.iterations:
                 errors = errors_of(guide, truth, subject.instance_prompt)
-                samples, point = look_at(guide, judge, subject, photos, errors, done, config)
-                rows = [photos, *samples.split(config.per_view)]
+                samples, point = look_at(guide, judge, subject, data.images, errors, done, config)
+                rows = [data.images, *samples.split(config.per_view)]
                 tensor_to_image(contact_sheet(rows, guide.resolution)).save(sheets / f"{done:05d}.png")
                 points.append(point)
 
         look(0)
-        finetune(
-            guide, photos, captions, prior,
-            steps=max(config.iterations), config=config.dreambooth, seed=config.seed, progress=look,
-        )  # fmt: skip
+        finetune(guide, data, config.dreambooth, max(config.iterations), config.seed, look)
     return points
 
 
@@ -214,13 +205,9 @@ def look_at(
 ) -> tuple[torch.Tensor, Point]:
     """Samples of the subject from all sides, and what the judge makes of them; `errors` are those of `errors_of`."""
 
-    def sample(prompts: list[str]) -> torch.Tensor:
-        return sample_prompts(
-            guide, prompts, SamplingConfig(config.sample_steps, config.guidance_scale), seed=config.seed
-        )
-
-    samples = sample(prompts_of_all_views(subject.instance_prompt, config.per_view))
-    of_class = sample([subject.class_prompt] * config.per_view)
+    prompts = prompts_of_all_views(subject.instance_prompt, config.per_view)
+    samples = draw(guide, prompts, config.sampling, config.seed)
+    of_class = draw(guide, [subject.class_prompt] * config.per_view, config.sampling, config.seed)
     opinion, real = judge.look(samples), judge.look(photos).embedding
     said = [VIEW_NAMES[index] for index in opinion.view.argmax(-1).tolist()]
     asked = [name for name in VIEW_NAMES for _ in range(config.per_view)]
@@ -245,7 +232,7 @@ def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Ten
     return distance
 
 
-def draw(curves: list[list[Point]], path: Path) -> None:
+def plot(curves: list[list[Point]], path: Path) -> None:
     """Mean over toys, with bootstrap intervals, over the iterations: what samples show, errors of true views."""
     import matplotlib
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -14,13 +11,11 @@ from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.source import read_config
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig, resize
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
-
-    from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
-    from db3d_nerfstudio.diffusion.upscaler import SuperResolution
 
 MAX_TOKENS = 77
 """How many tokens of a prompt IF reads."""
@@ -37,12 +32,6 @@ class DeepFloydGuideConfig(DiffusersGuideConfig):
     """What DreamBooth moves: the whole UNet (of IF-I-XL, 69 GB), or a low-rank adapter on its attention layers."""
     text_encoder_memory: Literal["keep", "offload", "free"] = "free"
     """T5-XXL, 4.8 billion parameters, after use: stays on the device, waits in main memory, or is read again."""
-    stage_2: str | None = None
-    """Folder or hub id of IF's second stage, such as DeepFloyd/IF-II-L-v1.0; set, it enlarges the pseudo views."""
-    stage_2_steps: int = 0
-    """Iterations that the second stage is tuned for on small and large photos."""
-    stage_2_noise_level: int = 25
-    """Noise that the second stage sees in small images, a step of a schedule of 1000; IF's pipeline takes 250."""
 
     @property
     def source(self) -> str:
@@ -64,6 +53,7 @@ class DeepFloydGuide(DiffusersGuide):
         super().__init__(config, device)
         self._schedule = read_config(DDPMScheduler, self.source, "scheduler")
         self.resolution = self.unet.config.sample_size
+        self.z_shape = 3, self.resolution, self.resolution
 
     def _read_tokenizer(self, folder: str):
         tokenizer = super()._read_tokenizer(folder)
@@ -96,59 +86,6 @@ class DeepFloydGuide(DiffusersGuide):
         scheduler = DDPMScheduler.from_config(self._schedule, **changes)
         scheduler.set_timesteps(steps, device=self.device)
         return scheduler
-
-    @cached_property
-    def _super_resolution(self) -> SuperResolution:
-        """The second stage, read on first use."""
-        from db3d_nerfstudio.diffusion.upscaler import SuperResolution, SuperResolutionConfig
-
-        config, shared = (
-            self.config,
-            ("lora_rank", "lora_alpha", "dtype", "variant", "gradient_checkpointing", "tuning"),
-        )
-        stage = {"model": config.stage_2, "noise_level": config.stage_2_noise_level}
-        settings = SuperResolutionConfig(**stage, **{name: getattr(config, name) for name in shared})
-        return SuperResolution(settings, self.device)
-
-    def tune_details(
-        self,
-        photos: Callable[[int], Float[Tensor, "n 3 h w"]],
-        prompt: str,
-        config: DreamBoothConfig,
-        seed: int,
-        path: Path,
-    ) -> None:
-        from db3d_nerfstudio.diffusion.upscaler import tune_on_pairs
-
-        if self.config.stage_2 is None:
-            return
-        stage, steps = self._super_resolution, self.config.stage_2_steps
-        stage.load(None)
-        if steps > 0:
-            large, text = photos(stage.resolution).to(self.device), self.embed([prompt])
-            tuning = {"steps": steps, "config": config, "seed": seed}
-            tune_on_pairs(stage, large, text, self.resolution, **tuning)
-            stage.save(path)
-
-    @torch.no_grad()
-    def enlarge(
-        self,
-        rgb: Float[Tensor, "b 3 h w"],
-        text: Float[Tensor, "b n d"],
-        uncond: Float[Tensor, "b n d"],
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "b 3 h2 w2"]:
-        from db3d_nerfstudio.diffusion.guidance import Conditioning
-        from db3d_nerfstudio.diffusion.sampling import SamplingConfig
-        from db3d_nerfstudio.diffusion.upscaler import enlarge
-
-        if self.config.stage_2 is None:
-            return rgb
-        return enlarge(self._super_resolution, rgb, Conditioning(text, uncond), SamplingConfig(50, 4.0), generator)
-
-    def fingerprint(self) -> str:
-        stage = (self.config.stage_2, self.config.stage_2_steps, self.config.stage_2_noise_level)
-        return super().fingerprint() + ("-{}-{}-{}".format(*stage) if self.config.stage_2 else "")
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
         return resize(rgb, self.resolution) * 2 - 1

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,49 +20,11 @@ from torch.nn import Parameter
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides import memory
-from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
+from db3d_nerfstudio.guides.base import DiffusionGuide, digest
 from db3d_nerfstudio.guides.record import check_base, write_record
 from db3d_nerfstudio.guides.source import check_source, read_part
-from db3d_nerfstudio.guides.unet.tuning import moves_text, prepare_tuning
-
-
-@dataclass
-class DiffusersGuideConfig(DiffusionGuideConfig):
-    """Settings common to guides in diffusers' layout."""
-
-    _target: type = field(default_factory=lambda: DiffusersGuide)
-    tuning: Literal["full", "lora", "textual_inversion"] = "full"
-    """What DreamBooth moves: the whole UNet, a low-rank adapter on its layers, or the embedding of one new word."""
-    lora_rank: int = 4
-    """Rank of the adapters."""
-    lora_alpha: float | None = None
-    """Adapters act with strength lora_alpha / lora_rank; unset, with strength 1."""
-    lora_targets: tuple[str, ...] | None = None
-    """Ends of the names of the UNet's layers that get an adapter; unset, the projections of all attention layers."""
-    new_token: str = "<sks>"
-    """The word that textual inversion learns; prompts must have it as their identifier."""
-    new_token_like: str = "toy"
-    """A word of one token that the new one means at first; best, the class noun."""
-    train_text_encoder: bool = False
-    """DreamBooth moves the text encoder as well: more likeness, sooner overfit."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the UNet's forward pass; auto is bfloat16 on GPUs that have it, else float32.
-
-    Weights that DreamBooth moves are kept in float32 whatever this is.
-    """
-    variant: str | None = None
-    """Variant of the weights' files, such as fp16: half the download. They must exist."""
-    gradient_checkpointing: bool = False
-    """Compute activations again in backward passes, in place of keeping them: much less memory, some more time."""
-    text_encoder_memory: Literal["keep", "offload", "free"] = "keep"
-    """A frozen text encoder after use: stays on the device, waits in main memory, or is read again when needed."""
-    device: str | None = None
-    """Device of the guide, such as cuda:1; unset, that of the NeRF."""
-
-    @property
-    def source(self) -> str:
-        """The folder or hub id that holds the model."""
-        raise NotImplementedError
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.prepare import prepare_tuning
 
 
 class DiffusersGuide(DiffusionGuide):
@@ -101,7 +62,7 @@ class DiffusersGuide(DiffusionGuide):
         self._text: dict[str, nn.Module] = {}
         if config.text_encoder_memory != "free":
             self._text = self._read_text_encoders()
-        if moves_text(config) and config.text_encoder_memory != "keep":
+        if config.moves_text and config.text_encoder_memory != "keep":
             raise UserError('A text encoder that is trained must stay: set text_encoder_memory to "keep".')
         self._tuning = prepare_tuning(config, self.unet, self._text, self.tokenizer, self._read)
         self.can_forget = self._tuning.can_forget
@@ -164,7 +125,7 @@ class DiffusersGuide(DiffusionGuide):
         self._check_words(prompts)
         for prompt in prompts:
             self._check_length(prompt)
-        if moves_text(self.config):
+        if self.config.moves_text:
             return self._encode_text(prompts)
         if not self._embeddings.keys() >= set(prompts):
             with self._text_encoders_at_hand():
@@ -242,7 +203,7 @@ class DiffusersGuide(DiffusionGuide):
         self._tuning.load(path)
 
     def fingerprint(self) -> str:
-        if moves_text(self.config):
+        if self.config.moves_text:
             return digest(_named_parameters(self.modules()))
         if self._text_digest is None:
             with self._text_encoders_at_hand():

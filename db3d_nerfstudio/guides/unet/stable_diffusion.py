@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.source import SINGLE_FILE, read_part, unpacked
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig, resize
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -56,7 +57,9 @@ class StableDiffusionGuide(DiffusersGuide):
         self.vae.eval().requires_grad_(False).to(self.device)
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
-        self.resolution = self.unet.config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        side = self.unet.config.sample_size
+        self.resolution = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.z_shape = self.vae.config.latent_channels, side, side
 
     def _unpacked(self, source: str) -> str:
         file = Path(source)

@@ -8,14 +8,15 @@ from PIL import Image
 from tiny import GaussianGuideConfig, tiny_toybox_folder
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.evaluation.benchmark import tuning_curve as module
 from db3d_nerfstudio.evaluation.benchmark.subjects import FIRST_TOY, toybox_subject
 from db3d_nerfstudio.evaluation.benchmark.tuning_curve import (
     Point,
     TuningCurveConfig,
-    draw,
     errors_of,
     look_at,
+    plot,
     true_views,
     unlikeness,
 )
@@ -34,9 +35,9 @@ def config(tmp_path, monkeypatch):
         iterations=(0, 1, 3),
         classes=("duck",),
         per_view=2,
-        sample_steps=2,
+        sampling=SamplingConfig(2),
         guide=ToyboxGuideConfig(model=tiny_toybox_folder(tmp_path / "guide", resolution=64)),
-        dreambooth=DreamBoothConfig(num_class_images=2, class_sample_steps=2, learning_rate=1e-2),
+        dreambooth=DreamBoothConfig(num_class_images=2, class_sampling=SamplingConfig(2), learning_rate=1e-2),
     )
 
 
@@ -60,9 +61,7 @@ def test_a_guide_that_draws_the_photos_has_their_likeness_and_no_sides(config, m
     (config.output / "duck").mkdir(parents=True)
     folder, _ = examples.default_subject()
     photo = load_photos(folder, 64)[2:3]
-    monkeypatch.setattr(
-        module, "sample_prompts", lambda guide, prompts, config, seed: photo.expand(len(prompts), -1, -1, -1)
-    )
+    monkeypatch.setattr(module, "draw", lambda guide, prompts, config, seed: photo.expand(len(prompts), -1, -1, -1))
     subject = Subject("a photo of a sks duck", "sks", "duck")
     _, point = look_at(None, load_judge(), subject, photo, (0.9, 1.1), 7, config)
     assert point.iterations == 7 and point.subject_similarity == pytest.approx(1, abs=1e-5)
@@ -96,6 +95,6 @@ def test_unlikeness_is_a_distance():
 
 def test_several_toys_are_drawn_with_their_spread(tmp_path):
     curves = [[Point(i, value, 1 - value, value, 0.1, 0.2, value, 1.1) for i in (0, 5)] for value in (0.2, 0.6)]
-    draw(curves, tmp_path / "spread.png")
-    draw(curves[:1], tmp_path / "one.png")
+    plot(curves, tmp_path / "spread.png")
+    plot(curves[:1], tmp_path / "one.png")
     assert (tmp_path / "spread.png").read_bytes() != (tmp_path / "one.png").read_bytes()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
-from db3d_nerfstudio.diffusion.sampling import sample
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 
@@ -80,10 +81,9 @@ def test_if_adapters_reach_the_text_of_its_attention(deepfloyd: Path) -> None:
 
 def test_if_draws_with_a_variance_of_its_own_schedule(deepfloyd: Path) -> None:
     guide = DeepFloydGuideConfig(model=str(deepfloyd)).setup()
-    text, uncond = guide.embed(["a dog"]), guide.embed([""])
+    conditioning = Conditioning.of(guide, ["a dog"])
     first, again, other = (
-        sample(guide, text, uncond, steps=3, guidance_scale=4.0, generator=torch.Generator().manual_seed(seed))
-        for seed in (0, 0, 1)
+        sample(guide, conditioning, SamplingConfig(3, 4.0), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert guide.sampler(3).config.variance_type == "fixed_small" and guide.sampler(3).config.thresholding

@@ -12,9 +12,10 @@ from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet import guide as diffusers_guide
-from db3d_nerfstudio.guides.unet.adapters import ADAPTER_FILE
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.lora import ADAPTER_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 TUNINGS = [
@@ -49,8 +50,7 @@ def configured(config: DiffusersGuideConfig, settings: dict) -> DiffusersGuide:
 @torch.no_grad()
 def answer(guide: DiffusersGuide) -> torch.Tensor:
     """What the guide says about a fixed z_t and prompt: any change of UNet or text encoder shows."""
-    z = guide.encode(torch.zeros(1, 3, guide.resolution, guide.resolution))
-    z_t = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    z_t = torch.randn(1, *guide.z_shape, generator=torch.Generator().manual_seed(0))
     return guide.predict_noise(z_t, torch.tensor([400]), guide.embed(["a photo of a sks dog"]))
 
 
@@ -74,7 +74,7 @@ def test_codec_is_differentiable_and_resizes(config: DiffusersGuideConfig) -> No
     rgb = torch.rand(1, 3, 8, 8, requires_grad=True)
     z = guide.encode(rgb)
     z.square().sum().backward()
-    assert z.shape == guide.encode(torch.rand(1, 3, guide.resolution, guide.resolution)).shape
+    assert z.shape == guide.encode(torch.rand(1, 3, guide.resolution, guide.resolution)).shape == (1, *guide.z_shape)
     assert (rgb.grad != 0).all()
     decoded = guide.decode(10 * z)
     assert decoded.shape == (1, 3, 16, 16) and decoded.min() >= 0 and decoded.max() <= 1

@@ -12,12 +12,14 @@ from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune
-from db3d_nerfstudio.diffusion.sampling import sample
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import RECORD_FILE, read_record
-from db3d_nerfstudio.guides.unet.adapters import ADAPTER_FILE
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.textual_inversion import EMBEDDING_FILE
+from db3d_nerfstudio.guides.unet.tuning.lora import ADAPTER_FILE
+from db3d_nerfstudio.guides.unet.tuning.word import EMBEDDING_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 
 STEPS, SCALE = 3, 4.0
@@ -40,15 +42,14 @@ def guided(model: Path, **settings) -> StableDiffusionGuide:
 
 def tune(guide: StableDiffusionGuide | ToyboxGuide, prompt: str = "a <sks> dog", steps: int = 3) -> None:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    config = DreamBoothConfig(prior_weight=0.0, learning_rate=0.05)
-    finetune(guide, images, [{prompt: 1.0}] * 2, None, steps=steps, config=config, seed=0)
+    config = DreamBoothConfig(prior_loss_weight=0.0, learning_rate=0.05)
+    finetune(guide, TrainingSet(images, [{prompt: 1.0}] * 2), config, steps, seed=0)
 
 
 @torch.no_grad()
 def drawn(guide: StableDiffusionGuide, prompt: str) -> Tensor:
-    text, uncond = guide.embed([prompt]), guide.embed([""])
     noise = torch.Generator().manual_seed(5)
-    return sample(guide, text, uncond, steps=STEPS, guidance_scale=SCALE, generator=noise)
+    return sample(guide, Conditioning.of(guide, [prompt]), SamplingConfig(STEPS, SCALE), noise)
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ All weights stay as they were. The word is kept in the file that diffusers' `pip
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,11 +14,30 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDING_FILE = "learned_embeds.safetensors"
+
+
+class WordTuning(Tuning):
+    """Textual Inversion."""
+
+    can_forget = False
+
+    def __init__(self, text_encoder: nn.Module, tokenizer: Any, word: str, like: str) -> None:
+        self.modules, self._word = {"text_encoder": text_encoder}, word
+        self._embedding = add_word(tokenizer, text_encoder, word, like)
+
+    def save(self, path: Path) -> None:
+        save_word(self._word, self._embedding, path)
+
+    def load(self, path: Path | None) -> None:
+        if path is not None:
+            check_saved(path, [EMBEDDING_FILE])
+        load_word(self._word, self._embedding, path)
 
 
 class ExtendedEmbedding(nn.Module):
@@ -56,7 +75,7 @@ def add_word(
 def _unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token of unknown words; None where all are spelled out in letters."""
     unknown = tokenizer.unk_token_id
-    return None if unknown == tokenizer.eos_token_id else unknown  # CLIP's has a second office.
+    return None if unknown == tokenizer.eos_token_id else unknown  # CLIP reuses EOS as UNK.
 
 
 def save_word(word: str, embedding: ExtendedEmbedding, path: Path) -> None:

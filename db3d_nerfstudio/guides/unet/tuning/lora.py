@@ -13,33 +13,73 @@ import torch
 from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 _METADATA_KEY = "lora_adapter_metadata"
-_TARGETS = {
-    "unet": ["to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"],
-    "text_encoder": ["q_proj", "k_proj", "v_proj", "out_proj"],
+ATTENTION = {
+    "unet": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
+    "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
+"""Ends of the names of the projections of all attention layers, by the networks' folders."""
+
+
+class LoraTuning(Tuning):
+    """Low-rank"""
+
+    def __init__(self, modules: dict[str, nn.Module], config: DiffusersGuideConfig) -> None:
+        self.modules, self._base = modules, config.source
+        alpha = float(config.lora_rank) if config.lora_alpha is None else config.lora_alpha
+        for name, module in modules.items():
+            targets = config.lora_targets if name == "unet" else None
+            add_adapter(name, module, config.lora_rank, alpha, targets)
+        self._fresh = {
+            name: {key: value.clone() for key, value in adapter_state(module).items()}
+            for name, module in modules.items()
+        }
+
+    def save(self, path: Path) -> None:
+        save_adapters(self.modules, self._base, path)
+
+    def load(self, path: Path | None) -> None:
+        if path is None:
+            for name, module in self.modules.items():
+                copy_into(adapter_state(module), self._fresh[name])
+        else:
+            check_saved(path, [ADAPTER_FILE])
+            load_adapters(self.modules, path)
+
+
+def lora_layers(name: str, module: nn.Module, targets: tuple[str, ...] | None) -> list[nn.Module]:
+    """The layers of the network `name` that get an adapter; one target that names no layer is an error.
+
+    Args:
+        targets: Ends of the layers' names; None for the projections of all attention layers.
+    """
+    layers: list[nn.Module] = []
+    for target in targets or ATTENTION[name]:
+        found = [layer for key, layer in module.named_modules() if key == target or key.endswith(f".{target}")]
+        if targets and not found:
+            raise UserError(f'No layer of the {name} is called "{target}": take it from lora_targets.')
+        layers += found
+    return layers
 
 
 def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
     """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
 
     One half of it starts random, always in the same way. Both are float32 whatever the frozen weights are kept in.
-
-    Args:
-        targets: Ends of the layers' names; None for the projections of all attention layers.
+    `targets` are those of `lora_layers`.
     """
     from peft import LoraConfig
 
-    for target in targets or ():
-        if not any(layer == target or layer.endswith(f".{target}") for layer, _ in module.named_modules()):
-            raise UserError(f'No layer of the {name} is called "{target}": take it from lora_targets.')
+    lora_layers(name, module, targets)  # Raises where peft would ignore a target.
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         init_lora_weights="gaussian",
-        target_modules=list(targets or _TARGETS[name]),
+        target_modules=list(targets or ATTENTION[name]),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,0 +1,37 @@
+"""All weights of the networks, kept in the folders that diffusers' `from_pretrained` reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
+
+
+class FullTuning(Tuning):
+    """All weights."""
+
+    def __init__(self, modules: dict[str, nn.Module], read_base: Callable[..., Any]) -> None:
+        self.modules, self._read_base = modules, read_base
+        for module in modules.values():
+            module.requires_grad_(True)
+
+    def save(self, path: Path) -> None:
+        for name, module in self.modules.items():
+            module.save_pretrained(path / name)
+
+    def load(self, path: Path | None) -> None:
+        if path is not None:
+            check_saved(path, list(self.modules))
+        for name, module in self.modules.items():
+            if path is None:
+                saved = self._read_base(type(module), name, dtype=torch.float32)
+            else:
+                saved = type(module).from_pretrained(path, subfolder=name, dtype=torch.float32)
+            theirs, ours = saved.state_dict(), module.state_dict()
+            if {key: value.shape for key, value in theirs.items()} != {key: v.shape for key, v in ours.items()}:
+                raise UserError(f"{path}/{name} is another architecture: set the guide's model to that it came from.")
+            module.load_state_dict(theirs)

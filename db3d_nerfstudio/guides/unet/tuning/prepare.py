@@ -1,0 +1,39 @@
+"""Which way of tuning a configuration asks for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.base import Tuning
+from db3d_nerfstudio.guides.unet.tuning.full import FullTuning
+from db3d_nerfstudio.guides.unet.tuning.lora import LoraTuning
+from db3d_nerfstudio.guides.unet.tuning.word import WordTuning
+
+
+def prepare_tuning(
+    config: DiffusersGuideConfig,
+    unet: nn.Module,
+    text_encoders: dict[str, nn.Module],
+    tokenizer: Any,
+    read_base: Callable[..., Any],
+) -> Tuning:
+    """Freeze the networks but for what the config wants to move.
+
+    Args:
+        read_base: Reads a network of the base model again, given its class, its folder's name and a dtype.
+    """
+    for module in (unet, *text_encoders.values()):
+        module.eval().requires_grad_(False)
+    if config.tuning == "textual_inversion":
+        if config.train_text_encoder:
+            raise UserError("Textual inversion moves one word alone: set train_text_encoder to False.")
+        if len(text_encoders) != 1:
+            raise UserError(f"{config.source} has several text encoders: set the guide's tuning to lora.")
+        return WordTuning(text_encoders["text_encoder"], tokenizer, config.new_token, config.new_token_like)
+    tuned = {"unet": unet}
+    if config.train_text_encoder:
+        tuned["text_encoder"] = text_encoders["text_encoder"]
+    return LoraTuning(tuned, config) if config.tuning == "lora" else FullTuning(tuned, read_base)
