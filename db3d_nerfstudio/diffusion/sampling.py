@@ -1,7 +1,8 @@
 """Images out of a guide: from pure noise, or from another image (SDEdit, Meng et al. 2021, arXiv 2108.01073).
 
 The steps are those of the guide's sampler, a scheduler of diffusers: as a rule deterministic DDIM (Song et al. 2020,
-arXiv 2010.02502).
+arXiv 2010.02502). Guidance may be limited to an interval of noise levels (Kynkaanniemi et al. 2024, arXiv 2404.07724):
+at high noise it costs variety, at low noise it does little, and a step without it takes half the time.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class SamplingConfig:
     """Steps of the sampler, from pure noise to a clean image."""
     guidance_scale: float = 5.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Where guidance acts, from the least to the most noise, as fractions of the schedule; elsewhere there is none."""
 
 
 @dataclass
@@ -138,6 +141,9 @@ class Sampler:
     """The guided steps of a guide's scheduler."""
 
     def __init__(self, guide: DiffusionGuide, config: SamplingConfig, generator: torch.Generator | None) -> None:
+        low, high = config.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"A guidance_interval must satisfy 0 <= low <= high <= 1, got {low} and {high}.")
         self._guide, self._config, self._generator = guide, config, generator
         self._scheduler = guide.sampler(config.steps)
 
@@ -160,7 +166,13 @@ class Sampler:
         # (Ancestral samplers use the clean z alone.)
         options = {"use_clipped_model_output": True} if isinstance(self._scheduler, DDIMScheduler) else {}
         for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
-            eps = guided_noise(self._guide, z, t.expand(len(z)), conditioning, self._config.guidance_scale)
+            eps = self._noise(z, t, conditioning)
             z = self._scheduler.step(eps, t, z, generator=self._generator, **options).prev_sample
             z = z if kept is None else kept.put_into(self._guide, z, following)
         return z
+
+    def _noise(self, z: Float[Tensor, "b c h w"], t: Int[Tensor, ""], conditioning: Conditioning) -> Tensor:
+        low, high = self._config.guidance_interval
+        if low <= t.item() / (len(self._guide.alphas_cumprod) - 1) <= high:
+            return guided_noise(self._guide, z, t.expand(len(z)), conditioning, self._config.guidance_scale)
+        return self._guide.predict_noise(z, t.expand(len(z)), conditioning.text)

@@ -1,22 +1,34 @@
 """What a text-to-image diffusion model must offer to guide a NeRF: the protocol every guide satisfies.
 
 A guide is a plain object and not an `nn.Module`, so that it never becomes part of a model, an optimizer or a
-checkpoint. It offers primitives only. What is done with them (`distill.sds_loss`, `translate.translate`,
-`dreambooth.finetune`) is written once, as functions over this protocol; a new guide is one file with the members below.
+checkpoint. It offers primitives only. What is done with them (`diffusion.sds_loss`, `draw`, `translate`, `finetune`) is
+written once, as functions over this protocol.
 
 Notation: `z` is what the network denoises (latents, or pixels in the network's own layout) and
 `z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) eps`.
 
-What a guide must give that is not a UNet of diffusers'
--------------------------------------------------------
-*Text* is one tensor per prompt, and only the guide knows what is in its rows. Others stack it, choose from it and
-average it (between the prompts of neighbouring views) along its first axis; never do they look at n or d. A model with
-further conditions packs them as further rows: `SDXLGuide` does so with its pooled text.
+Writing a guide
+---------------
+A guide is one file with two classes:
 
-*Noise.* `predict_noise` answers in eps for z_t on the schedule above, at an integer t. A rectified flow knows
-x_s = (1 - s) z + s eps and answers v = eps - z. With r^2 = (1 - s)^2 + s^2 it is the same diffusion, scaled:
+* `MyGuideConfig(DiffusionGuideConfig)`, a dataclass of settings with
+  `_target: type = field(default_factory=lambda: MyGuide)`; a run calls `config.setup(device=...)`.
+* `MyGuide(DiffusionGuide)`, whose `__init__(self, config, device)` sets `device`, `dtype`, `resolution`, `z_shape`,
+  `alphas_cumprod`, `prediction_type` and `learning_rate` (or the class does), and which has the methods `encode`,
+  `decode`, `embed`, `predict_noise`, `parameters`, `save`, `load` and `fingerprint`. It may set `z_bound`,
+  `tells_sides` and `can_forget`, and replace `add_cameras` and `sampler`.
+
+A preset in `method_configs/` makes it a method of `ns-train`, a line in `personalisation/choice.py` a choice of the
+`db3d` commands. For a UNet in diffusers' layout start from `unet/guide.py`, which leaves only the codec and the text.
+
+*Text* is one tensor per prompt, and only the guide interprets its rows. Others stack it, choose from it and average it
+(between the prompts of neighbouring views) along its first axis, and never look at n or d. A model with further
+conditions packs them as further rows, as `SDXLGuide` does with its pooled text.
+
+*Noise.* `predict_noise` returns eps for z_t on the schedule above, at an integer t. A rectified flow is given
+x_s = (1 - s) z + s eps and predicts v = eps - z. With r^2 = (1 - s)^2 + s^2 it is the same diffusion, scaled:
 alphas_cumprod = (1 - s)^2 / r^2 on a grid of s, x_s = r z_t, and eps = x_s + (1 - s) v. Its `prediction_type` is
-"v_prediction", its weights in DreamBooth's loss being nearest to that.
+"v_prediction", whose weights in DreamBooth's loss are the nearest to its own.
 
 *Views.* A multi-view model (MVDream, Shi et al. 2023, arXiv 2308.16512) denoises the b views of a batch as groups that
 see each other. The pair of classifier-free guidance is concatenated along b, so that groups stay together. Its cameras
@@ -70,7 +82,7 @@ class DiffusionGuide(abc.ABC):
     alphas_cumprod: Float[Tensor, " T"]
     """The noise schedule, on `device`."""
     prediction_type: PredictionType
-    """What the network outputs. `predict_noise` hides it; only DreamBooth's weighting of timesteps asks."""
+    """What the network outputs. `predict_noise` hides it; only DreamBooth's weights of timesteps depend on it."""
     z_bound: float | None = None
     """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
     learning_rate: float
@@ -99,7 +111,7 @@ class DiffusionGuide(abc.ABC):
         """The model's estimate of the noise in `z_t`, whatever the network itself predicts."""
 
     def add_cameras(self, text: Float[Tensor, "b n d"], views: Views) -> Float[Tensor, "b n d"]:
-        """The text with what the model wants to know of the cameras that it goes with; here, nothing."""
+        """The text with the cameras of the views written into it; here, as it is."""
         return text
 
     def sampler(self, steps: int) -> SchedulerMixin:

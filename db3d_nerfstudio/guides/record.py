@@ -25,11 +25,11 @@ _INCIDENTAL = ("_target", "dtype", "vae_dtype", "device", "variant", "gradient_c
 
 def write_record(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> None:
     """Write down what decides the guide's answers: its settings, and a probe of the base weights."""
-    record = {"guide": type(config).__name__, "settings": decisive(config), "base_norms": base_norms(unet)}
+    record = {"guide": type(config).__name__, "settings": identity(config), "base_norms": base_norms(unet)}
     (path / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", "utf8")
 
 
-def decisive(config: DiffusersGuideConfig) -> dict[str, Any]:
+def identity(config: DiffusersGuideConfig) -> dict[str, Any]:
     """The settings that decide a guide's answers; not those of device, precision and memory."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _INCIDENTAL}
     if settings.get("model") is not None and Path(settings["model"]).exists():

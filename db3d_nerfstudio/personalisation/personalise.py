@@ -21,7 +21,7 @@ from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.record import decisive
+from db3d_nerfstudio.guides.record import identity
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice
@@ -165,5 +165,5 @@ class Personaliser:
             **self._tuner.recipe(),
             "captions": self._tuner.data.captions,
             "max_train_steps": self.config.max_train_steps,
-            "settings": decisive(self.config.guide),
+            "settings": identity(self.config.guide),
         }

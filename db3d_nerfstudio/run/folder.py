@@ -31,8 +31,8 @@ def settings(config: TrainerConfig) -> dict[str, Any]:
     """Everything in a config that decides the result of a run."""
     values = dataclasses.asdict(config)
     values["pipeline"]["datamanager"]["dataparser"].pop("pseudo_views", None)
-    decisive = {key: value for key, value in values.items() if key not in _INCIDENTAL}
-    return {**decisive, "seed": config.machine.seed}
+    identity = {key: value for key, value in values.items() if key not in _INCIDENTAL}
+    return {**identity, "seed": config.machine.seed}
 
 
 def same_settings(config: TrainerConfig, run: Path) -> bool:

@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.guidance import Conditioning
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import HEADS, SHIPPED_JUDGE, Judge, load_judge
 from db3d_nerfstudio.toybox.questions import (
@@ -29,7 +28,7 @@ from db3d_nerfstudio.toybox.questions import (
 )
 
 BATCH = 32
-"""Images sampled and judged at once."""
+"""Images judged at once."""
 
 
 @dataclass
@@ -67,17 +66,14 @@ def true_photos(questions: list[Question], round: int) -> Float[Tensor, "b 3 h w
     return torch.from_numpy(photos).permute(0, 3, 1, 2).float() / 255
 
 
-@torch.no_grad()
 def sample_answers(config: ExamConfig, questions: list[Question]) -> Float[Tensor, "b 3 h w"]:
     """What the guide draws for every question."""
-    from rich.progress import track
+    from rich.progress import Progress
 
-    guide, generator = config.guide.setup(device="cpu"), torch.Generator().manual_seed(0)
-    images = []
-    for start in track(range(0, len(questions), BATCH), "Exam"):
-        prompts = [question.text for question in questions[start : start + BATCH]]
-        images.append(sample(guide, Conditioning.of(guide, prompts), config.sampling, generator))
-    return torch.cat(images)
+    guide, prompts = config.guide.setup(device="cpu"), [question.text for question in questions]
+    with Progress() as bar:
+        task = bar.add_task("Exam", total=len(prompts))
+        return draw(guide, prompts, config.sampling, 0, progress=lambda done: bar.update(task, completed=done))
 
 
 @torch.no_grad()

@@ -202,17 +202,13 @@ def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
 
-    from db3d_nerfstudio.diffusion.guidance import Conditioning
-    from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+    from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
     from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
     from db3d_nerfstudio.words import view_prompts
 
     guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
     prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values()]
-    with torch.no_grad():
-        conditioning = Conditioning.of(guide, prompts)
-    images = sample(guide, conditioning, SamplingConfig(15, 4.0), torch.Generator().manual_seed(seed))
-    save_image(images, path, nrow=4, padding=0)
+    save_image(draw(guide, prompts, SamplingConfig(15, 4.0), seed), path, nrow=4, padding=0)
 
 
 def main(config: TrainConfig) -> None:

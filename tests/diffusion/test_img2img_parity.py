@@ -20,7 +20,7 @@ RGB = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
 def ours(guide: DiffusionGuide, negative: str = "") -> Tensor:
-    config = TranslationConfig(STEPS, SCALE, STRENGTH)
+    config = TranslationConfig(STEPS, SCALE, strength=STRENGTH)
     return translate(guide, RGB, Conditioning.of(guide, [PROMPT], negative), config, torch.Generator().manual_seed(7))
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE, SamplingConfig, TranslationConfig, draw, sample, translate
+from db3d_nerfstudio.errors import UserError
 
 PROMPTS = ["a dog", "a duck"]
 
@@ -28,7 +29,7 @@ def redrawn(
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     conditioning = Conditioning.of(guide, PROMPTS[: len(rgb)])
-    return translate(guide, rgb, conditioning, TranslationConfig(steps, 1.0, strength), seeded(seed), mask)
+    return translate(guide, rgb, conditioning, TranslationConfig(steps, 1.0, strength=strength), seeded(seed), mask)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -148,9 +149,44 @@ def test_every_prompt_gets_its_image_whatever_the_number_of_batches() -> None:
     assert told == [BATCH_SIZE, 10]
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"negative_prompt": "blurry"}, {"config": SamplingConfig(2)}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"negative_prompt": "blurry"}, {"config": SamplingConfig(3, 1.5)}])
 def test_every_setting_changes_what_is_drawn(change: dict) -> None:
-    guide, plain = gaussian_guide(), {"config": SamplingConfig(1), "seed": 0}
+    guide, plain = gaussian_guide(), {"config": SamplingConfig(2, 1.5), "seed": 0}
     guide.config.means["blurry"] = 0.9
     first, again, other = (draw(guide, PROMPTS, **settings) for settings in (plain, plain, {**plain, **change}))
     assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("interval", [(0.0, 1.0), (0.3, 0.7), (0.0, 0.45), (0.5, 1.0), (0.95, 0.97)])
+def test_guidance_acts_in_its_interval(interval: tuple[float, float]) -> None:
+    """DDIM of z ~ N(m, 0.3^2) by hand: guidance makes s m of the mean m, where it acts."""
+    guide, scale, low, high = gaussian_guide(std=0.3), 1.5, *interval
+    guide.decode = lambda z: z
+    config = SamplingConfig(10, scale, interval)
+    drawn = sample(guide, Conditioning.of(guide, ["a dog"]), config, seeded())
+    z, abar = torch.randn(1, 3, 16, 16, generator=seeded()), [*guide.alphas_cumprod[99::100], 1.0]
+    for step in reversed(range(10)):
+        mean = 0.3 * (scale if low <= (99 + 100 * step) / 999 <= high else 1.0)
+        a, after = abar[step], abar[step - 1]
+        eps = (1 - a).sqrt() * (z - a.sqrt() * mean) / (a * 0.3**2 + 1 - a)
+        clean = (z - (1 - a).sqrt() * eps) / a.sqrt()
+        z = torch.as_tensor(after).sqrt() * clean + (1 - torch.as_tensor(after)).sqrt() * eps
+    torch.testing.assert_close(drawn, z, atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_without_guidance_calls_the_conditional_model_alone() -> None:
+    guide, seen = gaussian_guide(), []
+    predict = guide.predict_noise
+    guide.predict_noise = lambda z_t, t, text: seen.append(len(z_t)) or predict(z_t, t, text)
+    conditioning = Conditioning.of(guide, PROMPTS)
+    translate(guide, torch.rand(2, 3, 16, 16), conditioning, TranslationConfig(10, 4.0, (0.3, 0.5), strength=0.7))
+    assert seen == [2, 2, 4, 4, 2, 2, 2]  # t = 699, 599, 499, ...
+    seen.clear()
+    translate(guide, torch.rand(2, 3, 16, 16), conditioning, TranslationConfig(10, 4.0, strength=0.7))
+    assert seen == [4] * 7
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.4), (-0.1, 1.0), (0.0, 1.1)])
+def test_an_interval_outside_of_the_schedule_is_an_error(interval: tuple[float, float]) -> None:
+    with pytest.raises(UserError, match="guidance_interval"):
+        sample(gaussian_guide(), Conditioning.of(gaussian_guide(), PROMPTS), SamplingConfig(2, 4.0, interval))

@@ -33,11 +33,11 @@ def upscaled(upscaler: Upscaler, small: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("noise_level", [0, 250])
 def test_images_are_those_of_the_pipeline(folder: Path, noise_level: int) -> None:
-    from diffusers import DDPMScheduler, IFUpscalerPipeline
+    from diffusers import DDPMScheduler, IFSuperResolutionPipeline
 
     guide = UpscalerConfig(model=str(folder), noise_level=noise_level, sampling=QUICK).setup()
     parts = {"safety_checker": None, "feature_extractor": None, "watermarker": None}
-    pipeline = IFUpscalerPipeline.from_pretrained(folder, dtype=torch.float32, **parts)
+    pipeline = IFSuperResolutionPipeline.from_pretrained(folder, dtype=torch.float32, **parts)
     pipeline.set_progress_bar_config(disable=True)
     choices = {"variance_type": "fixed_small", "timestep_spacing": "trailing"}
     pipeline.scheduler = DDPMScheduler.from_config(pipeline.scheduler.config, **choices)

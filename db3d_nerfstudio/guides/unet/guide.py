@@ -1,8 +1,14 @@
 """What all guides stored in diffusers' folder layout share: `unet/`, `text_encoder/`, `tokenizer/`, `scheduler/`.
 
-A subclass adds the codec between images and z, and what its text conditioning consists of. Networks are always in eval
-mode: none of those in use has dropout, and fine-tuning stays a function of its seed. Attention is PyTorch's
-scaled_dot_product_attention, diffusers' default, which needs no slicing.
+A subclass sets `learning_rates`, `resolution` and `z_shape`, and adds the codec, `encode` and `decode`. Where its model
+differs it replaces
+    `folders`, `_read_tokenizer`, `_text_encoder_classes`, `_text_dtype`     what is read
+    `_check_words`, `_encode_text`                                           how prompts become text
+    `_inputs`, `_conditions`                                                 what the UNet is given
+    `modules`, `_vae_source`, `_unpacked`                                    further networks, other sources
+
+Networks are always in eval mode: none of those in use has dropout, and fine-tuning stays a function of its seed.
+Attention is PyTorch's scaled_dot_product_attention, diffusers' default, which needs no slicing.
 """
 
 from __future__ import annotations
@@ -19,8 +25,8 @@ from torch.nn import Parameter
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides import memory
 from db3d_nerfstudio.guides.base import DiffusionGuide, digest
+from db3d_nerfstudio.guides.memory import GIB, check_fits, read_parts
 from db3d_nerfstudio.guides.record import check_base, write_record
 from db3d_nerfstudio.guides.source import check_source, read_part
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
@@ -101,9 +107,9 @@ class DiffusersGuide(DiffusionGuide):
     def _announce_memory(self, free: int) -> None:
         """Say how much memory the guide will need of the `free` bytes of its device, and what to change if too much."""
         classes, vae = self._text_encoder_classes(), self._vae_source()
-        parts = memory.read_parts(self.source, classes, self._text_dtype, vae)
-        needed, advice = memory.check_fits(self.config, parts, self.dtype, free, self.device)
-        announce(advice or f"The guide needs about {needed} on {self.device}, {free / memory.GIB:.1f} are free.")
+        parts = read_parts(self.source, classes, self._text_dtype, vae)
+        needed, advice = check_fits(self.config, parts, self.dtype, free, self.device)
+        announce(advice or f"The guide needs about {needed} on {self.device}, {free / GIB:.1f} are free.")
 
     def _vae_source(self) -> str | None:
         """Folder or hub id of the VAE, if the guide has one."""
