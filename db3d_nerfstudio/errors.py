@@ -8,6 +8,10 @@ class UserError(ValueError):
     """A wrong input; the message is one line that names the fix."""
 
 
+class DivergedError(UserError):
+    """Training went wrong and would not recover by itself; the message is one line that names what to change."""
+
+
 @contextmanager
 def exit_on_user_error(*kinds: type[Exception]) -> Iterator[None]:
     """End the program with one line on stderr and exit status 1 for user errors, failing files and `kinds`.

@@ -12,9 +12,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
+from db3d_nerfstudio.errors import DivergedError
 from db3d_nerfstudio.guides.base import DiffusionGuide
+
+MAX_SKIPPED = 10
+"""How many steps in a row are skipped because the guide's answer is not finite, before the run ends."""
+
+
+class NonFiniteNoiseError(FloatingPointError):
+    """The guide's noise estimate is not finite."""
 
 
 @dataclass
@@ -54,6 +63,7 @@ class Distillation:
     def __init__(self, config: SDSConfig, prompt: str, load_guide: Callable[[], DiffusionGuide]) -> None:
         self.config, self.prompt, self._load_guide = config, prompt, load_guide
         self.context, self.bank = nullcontext, None
+        self._skipped = 0
 
     @cached_property
     def guide(self) -> DiffusionGuide:
@@ -82,6 +92,9 @@ class Distillation:
     ) -> Float[Tensor, ""]:
         """`sds_loss_of_z` of a rendering, on the rendering's device.
 
+        A step whose noise estimate is not finite is skipped: its loss is zero and moves nothing. A resumed run draws
+        the same noise and skips it again.
+
         Args:
             views: Where the camera of each image stands.
             progress: Fraction of the phase that is done.
@@ -94,7 +107,19 @@ class Distillation:
                 self.embed_prompts()
             z, conditioning = encode(self.guide, image), self.bank(views)
             t = sample_timesteps(len(z), t_range, len(self.guide.alphas_cumprod), device=self.guide.device)
-            return sds_loss_of_z(self.guide, z, conditioning, t, config).to(image.device)
+            try:
+                loss = sds_loss_of_z(self.guide, z, conditioning, t, config).to(image.device)
+            except NonFiniteNoiseError as error:
+                return self._skip(image, error)
+        self._skipped = 0
+        return loss
+
+    def _skip(self, image: Float[Tensor, "b c h w"], error: NonFiniteNoiseError) -> Float[Tensor, ""]:
+        self._skipped += 1
+        if self._skipped > MAX_SKIPPED:
+            raise DivergedError(f"{self._skipped} steps in a row: {error}") from error
+        announce(f"Skipped a step of the NeRF: {error}")
+        return 0 * image.sum()
 
 
 def sds_loss(
@@ -141,10 +166,11 @@ def _check_finite(
     if gradient.isfinite().all():
         return
     bad = ~eps_hat.isfinite().flatten(1).all(1)
-    source = f"The guide's noise estimate at t = {t[bad].tolist()}" if bad.any() else "The rendered image"
-    raise FloatingPointError(
-        f"{source} is not finite (guidance scale {guidance_scale:g}). Set the guide's dtype to float32, "
-        "or lower the field's learning rates if it is the rendering that diverged."
+    if not bad.any():
+        raise FloatingPointError("The rendered image is not finite: lower the field's learning rates.")
+    raise NonFiniteNoiseError(
+        f"The guide's noise estimate at t = {t[bad].tolist()} is not finite (guidance scale {guidance_scale:g}). "
+        "If this happens often, set the guide's dtype to float32."
     )
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from db3d_nerfstudio.diffusion.sds import Distillation, SDSConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+from db3d_nerfstudio.nerf.checks import check_finite, check_not_empty
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.losses import LossWeights
 from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
@@ -103,13 +104,12 @@ class DreamBooth3DModel(Model):
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
         # After and not before the iteration: by then the step's random numbers have been seeded.
-        return [
-            TrainingCallback(
-                where_to_run=[TrainingCallbackLocation.AFTER_TRAIN_ITERATION],
-                update_every_num_iters=1,
-                func=lambda step: self.sampler.update(step, self.field.density),
-            )
-        ]
+        after = [TrainingCallbackLocation.AFTER_TRAIN_ITERATION]
+        return [TrainingCallback(after, self._after_step, update_every_num_iters=1)]
+
+    def _after_step(self, step: int) -> None:
+        check_finite(self.field)
+        self.sampler.update(step, self.field.density)
 
     # Rendering.
 
@@ -147,6 +147,7 @@ class DreamBooth3DModel(Model):
         if not self.training:  # nerfstudio's evaluation of pixels: there is nothing to regularise.
             return {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
         render: Render = outputs["render"]
+        check_not_empty(render)
         if "image" in batch:
             losses = self.config.losses.weighted(render, self._progress)
             return losses | {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}

@@ -139,7 +139,7 @@ class DreamBooth3DTrainer(Trainer):
     def train(self) -> None:
         """Train what is left of the run, and show how far it is."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
-        with shown(self.pipeline.context.record.progress):
+        with exit_on_user_error(), shown(self.pipeline.context.record.progress):
             try:
                 super().train()
             finally:

@@ -11,6 +11,7 @@ from torch import Tensor
 from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sds import (
+    MAX_SKIPPED,
     Distillation,
     SDSConfig,
     annealed_t_range,
@@ -18,6 +19,7 @@ from db3d_nerfstudio.diffusion.sds import (
     sds_loss,
     sds_loss_of_z,
 )
+from db3d_nerfstudio.errors import DivergedError
 
 UNGUIDED = SDSConfig(guidance_scale=1.0)
 
@@ -116,11 +118,13 @@ def distillation(guide: GaussianGuideConfig | None = None, **changes: object) ->
     return Distillation(SDSConfig(**changes), "a dog", (guide or GaussianGuideConfig(mean=0.2)).setup)
 
 
-def distilled(distillation: Distillation, progress: float = 0.0) -> Tensor:
-    _, views = orbit_cameras(2, elevation=10.0, radius=3.0, fov=40.0, resolution=8)
-    torch.manual_seed(0)
+_, VIEWS = orbit_cameras(2, elevation=10.0, radius=3.0, fov=40.0, resolution=8)
+
+
+def distilled(distillation: Distillation, progress: float = 0.0, seed: int = 0) -> Tensor:
+    torch.manual_seed(seed)
     rgb = torch.full((2, 3, 8, 8), 0.5)
-    return distillation.loss(rgb, views, progress, lambda guide, image: guide.encode(image))
+    return distillation.loss(rgb, VIEWS, progress, lambda guide, image: guide.encode(image))
 
 
 def test_the_guide_loads_on_first_use() -> None:
@@ -162,6 +166,43 @@ def test_prompts_follow_the_guides_weights() -> None:
     assert distilled(trained) == before
     trained.embed_prompts()
     assert distilled(trained) != before
+
+
+class FaultyGuide(GaussianGuide):
+    """Overflows at high noise, as half precision may."""
+
+    def predict_noise(self, z_t: Tensor, t: Tensor, text: Tensor) -> Tensor:
+        return torch.where(t[:, None, None, None] > 900, torch.inf, super().predict_noise(z_t, t, text))
+
+
+def faulty(**changes: object) -> Distillation:
+    return Distillation(SDSConfig(**changes), "a dog", lambda: FaultyGuide(GaussianGuideConfig()))
+
+
+def test_a_step_that_is_not_finite_is_skipped_now_and_by_a_run_that_resumes() -> None:
+    """Every draw is a function of the step: the resumed run meets the same noise."""
+    broken = faulty()
+    losses = [distilled(broken, seed=seed).item() for seed in range(40)]
+    healthy = [distilled(distillation(GaussianGuideConfig()), seed=seed).item() for seed in range(40)]
+    skipped = [seed for seed, loss in enumerate(losses) if loss == 0]
+    assert 0 < len(skipped) < 20
+    assert all(loss == whole for loss, whole in zip(losses, healthy, strict=True) if loss)
+    resumed = faulty()
+    assert [distilled(resumed, seed=seed).item() for seed in range(20, 40)] == losses[20:]
+
+
+def test_a_skipped_step_moves_nothing() -> None:
+    rgb = torch.full((2, 3, 8, 8), 0.5, requires_grad=True)
+    loss = faulty(t_range_start=(0.95, 0.98)).loss(rgb, VIEWS, 0.0, lambda guide, image: guide.encode(image))
+    assert torch.equal(torch.autograd.grad(loss, rgb)[0], torch.zeros_like(rgb))
+
+
+def test_many_steps_in_a_row_that_are_not_finite_end_the_run() -> None:
+    broken = faulty(t_range_start=(0.95, 0.98))
+    for _ in range(MAX_SKIPPED):
+        distilled(broken)
+    with pytest.raises(DivergedError, match="11 steps in a row.*dtype to float32"):
+        distilled(broken)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from torch import nn
 
 from db3d_nerfstudio.cli import COMMANDS
+from db3d_nerfstudio.errors import DivergedError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.folder import next_commands
@@ -264,3 +265,15 @@ def test_what_next_names_the_run(tmp_path):
     (tmp_path / "initial").mkdir()
     (tmp_path / "initial" / "config.yml").touch()
     assert str(tmp_path / "initial") in dict(next_commands(tmp_path))["the initial NeRF"]
+
+
+def test_a_nerf_that_diverges_ends_the_run_in_one_line(trainer, monkeypatch):
+    trainer._start_step, trainer.config.machine.device_type = 0, "cpu"
+    trainer.pipeline.context = SimpleNamespace(record=SimpleNamespace(progress=RunProgress([])))
+
+    def diverge(trainer):
+        raise DivergedError("the NeRF is empty")
+
+    monkeypatch.setattr(Trainer, "train", diverge)
+    with pytest.raises(SystemExit, match="Error: the NeRF is empty"):
+        trainer.train()

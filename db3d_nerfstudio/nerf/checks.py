@@ -1,0 +1,32 @@
+"""A NeRF that training has destroyed ends the run at once, before a checkpoint of it takes the place of a good one."""
+
+import torch
+
+from db3d_nerfstudio.errors import DivergedError
+from db3d_nerfstudio.nerf.field import GridField
+from db3d_nerfstudio.nerf.render import Render
+
+__all__ = ["EMPTY", "check_finite", "check_not_empty"]
+
+EMPTY = 0.1
+"""Opacity that the densest ray of a training view has at least, if there is a NeRF."""
+
+
+@torch.no_grad()
+def check_finite(field: GridField) -> None:
+    """Raise if a parameter is infinite or not a number; to be called after the optimizers have moved."""
+    if not torch.stack([parameter.sum() for parameter in field.parameters()]).isfinite().all():
+        raise DivergedError(
+            "the NeRF's weights are not finite after this step: lower --optimizers.encodings.optimizer.lr and "
+            "--optimizers.networks.optimizer.lr. The run keeps its last checkpoint"
+        )
+
+
+@torch.no_grad()
+def check_not_empty(render: Render) -> None:
+    """Raise if no ray of a training view meets matter: nothing is left that could grow again."""
+    if render.accumulation.max() < EMPTY:
+        raise DivergedError(
+            f"the NeRF is empty: no ray of this view is {EMPTY:.0%} opaque. Lower --pipeline.model.losses.opacity, or "
+            "train with another --machine.seed. The run keeps its last checkpoint"
+        )
