@@ -37,7 +37,7 @@ dreambooth = phases.dreambooth
 dreambooth.learning_rate = 3e-4
 dreambooth.view_words = "guess"  # Without, the subject has no side, and the name of a side means the plain class.
 dreambooth.class_views = True  # Keeps the sides of the subject apart.
-dreambooth.prior_loss_weight = 0.1  # At 0 sides are lost, from 0.3 on the duck's beak and hat.
+dreambooth.prior_loss_weight = 0.1  # At 0 sides get lost, at 0.3 the duck's beak.
 dreambooth.class_sampling.steps = 20
 dreambooth.ema_decay = 0.99  # The last weights of batches of two are noisy.
 
