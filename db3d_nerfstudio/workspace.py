@@ -1,15 +1,24 @@
 """The run folder: artifacts on disk that are made once, appear whole or not at all, and remember how they were made."""
 
+import errno
+import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.locks import locked
 
-RECIPE = "recipe.json"
+RECIPE, FILES = "recipe.json", "files"
+"""The file that says how an artifact was made, and the key under which it lists what it consists of."""
+SAMPLE, MOST_SAMPLES = 2**20, 64
+"""Bytes that are read at a time of a file, and how often: damage to more than one part in 64 of it is noticed."""
 
 
 def publish(scratch: Path, path: Path) -> None:
@@ -35,52 +44,144 @@ class Workspace:
         recipe: dict[str, Any],
         make: Callable[[Path], None],
         stale: Literal["refuse", "replace"] = "refuse",
+        for_people: tuple[str, ...] = (),
     ) -> Path:
-        """The artifact `name`: reused if it is there and was made by the same recipe, else made.
+        """The artifact `name`: reused if it is there, whole, and was made by the same recipe; else made.
 
         Args:
             name: Path inside the run folder.
             recipe: Everything that decides the content, as plain values.
             make: Fills an empty folder. A folder that a crash left behind is deleted first.
-            stale: What to do with an artifact of another recipe: end with an error, or make it again.
+            stale: What to do with an artifact of another recipe, or damaged: end with an error, or make it again.
+            for_people: Files of it that nothing reads, and that may therefore be missing.
+
+        Raises:
+            UserError: another recipe, files that are gone or changed, or another process at work on it.
         """
         path = self.root / name
         recipe = json.loads(json.dumps(recipe, default=str))
         if path.exists():
+            fault = _fault(path, recipe, self.instead, for_people)
+            if not fault:
+                return path
             if stale == "refuse":
-                _check_recipe(path, recipe, self.instead)
-                return path
-            if _read_recipe(path) == recipe:
-                return path
-        scratch = path.with_name(f"{path.name}.tmp")
-        if scratch.exists():
-            shutil.rmtree(scratch)
-        scratch.mkdir(parents=True)
-        make(scratch)
-        (scratch / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", "utf8")
-        if path.exists():
-            shutil.rmtree(path)
-        publish(scratch, path)
+                raise UserError(fault)
+            announce(f"{path} is made again")
+        with makes(path) as scratch:
+            make(scratch)
+            recipe[FILES] = listing(scratch)
+            (scratch / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", "utf8")
         return path
+
+
+@contextmanager
+def makes(path: Path) -> Iterator[Path]:
+    """An empty folder that takes its place at `path` at the end; one process at a time may make it.
+
+    Raises:
+        UserError: another process is making it, or the place cannot be written to.
+    """
+    scratch = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_name(f".{path.name}.lock")) as free:
+            if not free:
+                raise UserError(f"another process is making {path}: wait for it, or choose another output")
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            yield scratch
+            _put_away(path)
+            publish(scratch, path)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC) or not error.filename:
+            raise
+        raise UserError(f"cannot write {error.filename} ({error.strerror}): choose another output") from None
+
+
+def listing(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of every file of a folder, by its path inside the folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "digest": digest_of(file)} for file in files
+    }
+
+
+def digest_of(file: Path) -> str:
+    """SHA-256 of a file; of a large one, of samples of it."""
+    size, digest = file.stat().st_size, hashlib.sha256()
+    step = max(SAMPLE, size // MOST_SAMPLES)
+    with file.open("rb") as handle:
+        for start in range(0, size, step):
+            handle.seek(start)
+            digest.update(handle.read(SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def damages(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """What is wrong with the listed files of a folder, one entry each."""
+    found = []
+    for name, entry in files.items():
+        file = folder / name
+        if not file.is_file():
+            found.append(f"{name} is gone")
+        elif file.stat().st_size != entry["bytes"] or digest_of(file) != entry["digest"]:
+            found.append(f"{name} has changed")
+    return found
+
+
+def unlisted(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Files that lie beside listed ones of their kind and that nothing uses."""
+    kinds = {(str(Path(name).parent), Path(name).suffix) for name in files}
+    others = [file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [
+        other.as_posix()
+        for other in others
+        if other.as_posix() not in (*files, RECIPE)
+        and not other.name.startswith(".")
+        and (str(other.parent), other.suffix) in kinds
+    ]
+
+
+def _put_away(path: Path) -> None:
+    """Delete an artifact, unless somebody added files to it: then it is kept under another name."""
+    if not path.exists():
+        return
+    files = (_read_recipe(path) or {}).get(FILES)
+    if files is not None and not unlisted(path, files):
+        shutil.rmtree(path)
+        return
+    number = next(n for n in itertools.count(1) if not path.with_name(f"{path.name}.old-{n}").exists())
+    kept = path.rename(path.with_name(f"{path.name}.old-{number}"))
+    announce(f"What was in {path} before is kept in {kept}")
 
 
 def _read_recipe(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((path / RECIPE).read_text("utf8"))
+        found = json.loads((path / RECIPE).read_text("utf8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
-def _check_recipe(path: Path, wanted: dict[str, Any], instead: str) -> None:
+def _fault(path: Path, wanted: dict[str, Any], instead: str, for_people: tuple[str, ...]) -> str:
+    """Why an artifact cannot be used, with the fix; empty if it can."""
     found = _read_recipe(path)
     if found is None:
-        raise UserError(f"{path} has no readable {RECIPE}: delete the folder to have it made again")
+        return f"{path} has no readable {RECIPE}: delete the folder to have it made again"
+    files = {name: entry for name, entry in found.pop(FILES, {}).items() if name not in for_people}
     differences = compare(found, wanted)
     if differences:
-        raise UserError(
+        return (
             f"{path} was made with other settings ({'; '.join(differences)}): "
             f"{instead}, or delete that folder to have it made again"
         )
+    wrong = damages(path, files)
+    if wrong:
+        return f"in {path}, {', '.join(wrong)}: put it back, or delete the folder to have it made again"
+    others = [name for name in unlisted(path, files) if name not in for_people]
+    if others:
+        announce(f"{path} has files that are not used: {', '.join(others)}")
+    return ""
 
 
 def compare(found: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:

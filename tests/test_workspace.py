@@ -1,7 +1,10 @@
+import errno
+import threading
+
 import pytest
 
 from db3d_nerfstudio.errors import UserError, exit_on_user_error
-from db3d_nerfstudio.workspace import Workspace, compare
+from db3d_nerfstudio.workspace import Workspace, compare, digest_of
 
 
 def write(text):
@@ -51,11 +54,97 @@ def test_recipes_are_compared_as_json(tmp_path):
     assert compare({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}, "d": 4}) == ["b.c: 2 -> 3", "d: None -> 4"]
 
 
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (lambda file: file.unlink(), "content is gone"),
+        (lambda file: file.write_text("first, cut off"), "content has changed"),
+        (lambda file: file.write_text("farst"), "content has changed"),
+    ],
+)
+def test_files_that_are_gone_or_changed_are_named_with_the_fix(tmp_path, harm, named):
+    workspace = Workspace(tmp_path)
+    path = workspace.once("a", {}, write("first"))
+    harm(path / "content")
+    with pytest.raises(UserError, match=f"in {path}, {named}: put it back, or delete the folder"):
+        workspace.once("a", {}, write("second"))
+    assert workspace.once("a", {}, write("second"), for_people=("content",)) == path
+
+
+def test_files_that_somebody_added_are_named_and_kept(tmp_path, capsys):
+    def images(path):
+        (path / "images").mkdir()
+        (path / "images" / "0.png").write_text("made")
+
+    workspace = Workspace(tmp_path)
+    path = workspace.once("a", {}, images)
+    for name in ("images/1.png", "images/.DS_Store", "notes.txt", "exports.png"):
+        (path / name).write_text("added")
+    workspace.once("a", {}, images)
+    assert f"{path} has files that are not used: images/1.png\n" in capsys.readouterr().out
+    assert (path / "images" / "1.png").read_text() == "added"
+
+
+def test_damage_to_a_large_file_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr("db3d_nerfstudio.workspace.SAMPLE", 16)
+    file = tmp_path / "large"
+    file.write_bytes(bytes(10_000))
+    before = digest_of(file)
+    file.write_bytes(bytes(5_000) + bytes([1]) * 200 + bytes(4_800))
+    assert digest_of(file) != before
+
+
+def test_two_at_one_artifact_do_not_destroy_each_others_work(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(path):
+        begun.set()
+        assert go_on.wait(10)
+        (path / "content").write_text("first")
+
+    first = threading.Thread(target=lambda: Workspace(tmp_path).once("b/a", {}, slow))
+    first.start()
+    begun.wait(10)
+    with pytest.raises(UserError, match=r"another process is making .*a: wait for it, or choose another output"):
+        Workspace(tmp_path).once("b/a", {}, write("second"))
+    go_on.set()
+    first.join()
+    assert (tmp_path / "b" / "a" / "content").read_text() == "first"
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "a"))
+
+    monkeypatch.setattr("os.open", read_only)
+    with pytest.raises(UserError, match=r"cannot write .*a \(Read-only file system\): choose another output"):
+        Workspace(tmp_path).once("a", {}, write("first"))
+
+
 def test_user_errors_end_the_program_in_one_line():
     with pytest.raises(SystemExit, match=r"^Error: give --data$"), exit_on_user_error():
         raise UserError("give\n  --data")
     with pytest.raises(ZeroDivisionError), exit_on_user_error():
         _ = 1 / 0
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text("cut")])
+def test_a_damaged_artifact_that_may_be_replaced_is_made_again(tmp_path, capsys, harm):
+    workspace = Workspace(tmp_path)
+    path = workspace.once("a", {}, write("first"), stale="replace")
+    harm(path / "content")
+    workspace.once("a", {}, write("second"), stale="replace")
+    assert (path / "content").read_text() == "second" and f"{path} is made again" in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")] == ["a"]
+
+
+def test_what_somebody_added_outlives_a_replacement(tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    path = workspace.once("a", {}, lambda path: (path / "0.png").write_text("made"), stale="replace")
+    (path / "1.png").write_text("mine")
+    workspace.once("a", {"steps": 1}, write("second"), stale="replace")
+    assert (tmp_path / "a.old-1" / "1.png").read_text() == "mine"
+    assert f"What was in {path} before is kept in {path}.old-1" in capsys.readouterr().out
 
 
 def test_a_stale_artifact_may_be_replaced(tmp_path):

@@ -59,5 +59,6 @@ def class_images(
         "sampling": asdict(config.class_sampling),
     }
     path = workspace.once("class_images", recipe, make, stale="replace")
-    images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in sorted(path.glob("*.png"))])
+    files = [path / f"{i:04d}.png" for i in range(len(prompts))]
+    images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files])
     return Prior(images.to(guide.device), prompts)
