@@ -1,0 +1,90 @@
+"""How many threads to compute with: as many as other programs leave cores free.
+
+OpenMP's threads wait for each other after every operation, so one that shares its core holds up all: two threads beside
+one busy program can be forty times slower than one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+from db3d_nerfstudio.console import announce
+
+SECONDS_BETWEEN_LOOKS = 10.0
+FIRST_LOOK = 0.3
+"""Seconds over which the machine is watched at the start."""
+SLACK = 0.25
+"""Share of a core in use by others that costs no thread: desktops are never quite idle."""
+
+
+def threads_for(cores: float, others: float, most: int) -> int:
+    """Threads for a machine of which other programs keep `others` cores busy; at least one, at most `most`."""
+    return max(1, min(most, int(cores - others + SLACK)))
+
+
+def cores_allowed(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores that this process may use: of its affinity, and of its container's quota."""
+    cores = float(len(_affinity()))
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            quota = (root / "cpu/cpu.cfs_quota_us").read_text()
+            period = (root / "cpu/cpu.cfs_period_us").read_text()
+        return min(cores, int(quota) / int(period)) if int(quota) > 0 else cores
+    except (OSError, ValueError):  # No container, or "max".
+        return cores
+
+
+class FreeThreads:
+    """Sets torch's number of threads by what is free, now and again every few seconds.
+
+    OMP_NUM_THREADS is obeyed: with it, nothing is looked at.
+    """
+
+    def __init__(self) -> None:
+        self._fixed = "OMP_NUM_THREADS" in os.environ
+        self._cores, self._most = cores_allowed(), torch.get_num_threads()
+        self._clock, self._busy, self._own = _times()
+
+    def begin(self) -> None:
+        """Watch the machine for a moment, then choose."""
+        if not self._fixed:
+            time.sleep(FIRST_LOOK)
+            self._choose()
+
+    def adapt(self) -> None:
+        """Choose anew if the last time was a while ago."""
+        if not self._fixed and time.monotonic() > self._clock + SECONDS_BETWEEN_LOOKS:
+            self._choose()
+
+    def _choose(self) -> None:
+        clock, busy, own = _times()
+        seconds = max(clock - self._clock, 1e-3)
+        others = max(0.0, busy - self._busy - (own - self._own)) / seconds
+        self._clock, self._busy, self._own = clock, busy, own
+        threads = threads_for(self._cores, others, self._most)
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
+            announce(
+                f"Computing with {threads} thread{'s' if threads > 1 else ''}: other programs use {others:.1f} of "
+                f"{self._cores:g} cores (OMP_NUM_THREADS sets another number)"
+            )
+
+
+def _affinity() -> list[int]:
+    process = psutil.Process()
+    return process.cpu_affinity() if hasattr(process, "cpu_affinity") else list(range(psutil.cpu_count() or 1))
+
+
+def _times() -> tuple[float, float, float]:
+    """The clock, and the seconds that the allowed cores and this process have computed."""
+    allowed = set(_affinity())
+    cores = [times for i, times in enumerate(psutil.cpu_times(percpu=True)) if i in allowed]
+    busy = sum(times.user + times.system + getattr(times, "nice", 0.0) for times in cores)
+    return time.monotonic(), busy, time.process_time()
