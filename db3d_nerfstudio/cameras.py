@@ -14,6 +14,8 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from db3d_nerfstudio.ranges import Angle, FieldOfView, NonNegative, Positive, Share
+
 __all__ = [
     "RandomCamerasConfig",
     "Views",
@@ -50,23 +52,23 @@ class Views:
 class RandomCamerasConfig:
     """The distribution of random training views."""
 
-    elevation_range: tuple[float, float] = (-10.0, 85.0)
+    elevation_range: tuple[Angle, Angle] = (-10.0, 85.0)
     """Elevations, degrees above the horizon."""
-    azimuth_range: tuple[float, float] = (-180.0, 180.0)
+    azimuth_range: tuple[Angle, Angle] = (-180.0, 180.0)
     """Azimuths, degrees from the subject's front."""
-    radius_range: tuple[float, float] = (2.8, 3.3)
+    radius_range: tuple[Positive, Positive] = (2.8, 3.3)
     """Distances of the camera from the origin, scene units."""
-    fov_range: tuple[float, float] = (40.0, 40.0)
+    fov_range: tuple[FieldOfView, FieldOfView] = (40.0, 40.0)
     """Vertical fields of view, degrees."""
-    uniform_sphere_prob: float = 0.5
+    uniform_sphere_prob: Share = 0.5
     """Share of the cameras placed uniformly in area on the sphere, instead of uniformly in elevation."""
-    position_jitter: float = 0.1
+    position_jitter: NonNegative = 0.1
     """Largest shift of the camera along each axis, scene units."""
-    center_jitter: float = 0.05
+    center_jitter: NonNegative = 0.05
     """Standard deviation of the point looked at, scene units along each axis."""
-    up_jitter: float = 0.02
+    up_jitter: NonNegative = 0.02
     """Standard deviation of the camera's up vector along each axis."""
-    coarse_until: float = 0.4
+    coarse_until: Share = 0.4
     """Fraction of a phase that is rendered at half the resolution."""
 
 

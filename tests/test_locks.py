@@ -15,6 +15,7 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
         assert first and not second
     with locked(tmp_path / "lock") as again:
         assert again
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:

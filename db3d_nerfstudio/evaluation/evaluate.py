@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.words import drop_identifier
 from db3d_nerfstudio.workspace import publish
 
@@ -52,9 +53,9 @@ class EvaluateConfig:
     """DINO backbones: hub ids, as facebook/dino-vits16, or local folders."""
     mesh: bool = False
     """Take the mesh of `db3d export` too: adds its Chamfer distance and F-score to the true toy."""
-    resolution: int | None = None
+    resolution: Count | None = None
     """Side of the views in pixels; unset, 64 for the embedded guide's runs and 224 for others."""
-    turntable_frames: int = 36
+    turntable_frames: Count = 36
     """Frames of the turntable."""
 
 

@@ -25,6 +25,7 @@ from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, fin
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.images import tensor_to_image
 from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths
+from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 from db3d_nerfstudio.toybox.sides import with_side
@@ -39,17 +40,17 @@ class BenchmarkConfig:
 
     data: Path | None = None
     """Folder of the subject's photos; by default the bundled ones, of 256 x 256 pixels."""
-    photo_side: int | None = None
+    photo_side: Count | None = None
     """Use copies of the photos with this side in pixels, as JPEG; phones take photos of 3000 to 4000 pixels."""
     tuning: Literal["full", "lora"] = "full"
     """What is trained: the whole UNet, or an adapter."""
-    batch_size: int = 2
+    batch_size: Count = 2
     """Images of the subject per iteration, and as many of the class."""
-    steps: int = 20
+    steps: Count = 20
     """Iterations to time, after a few to warm up."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to run."""
-    threads: int = 1
+    threads: Count = 1
     """CPU threads."""
 
 

@@ -28,6 +28,7 @@ from db3d_nerfstudio.evaluation.benchmark.subjects import (
     dreambooth_subjects,
     toybox_subject,
 )
+from db3d_nerfstudio.ranges import Count, NonNegative
 
 Record = dict[str, Any]
 
@@ -43,7 +44,7 @@ class BenchmarkConfig:
     "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
     """Kinds of toys. No guide was trained on these toys."""
-    toys_per_class: int = 1
+    toys_per_class: Count = 1
     """Toys of each kind."""
     first_toy: int = FIRST_TOY
     """Seed of the first toy."""
@@ -51,19 +52,19 @@ class BenchmarkConfig:
     """Folder in the layout of the DreamBooth data set, with its prompts_and_classes.txt; replaces the toys."""
     subjects: tuple[str, ...] = ()
     """Names of the subjects to use; by default all."""
-    prompts: int = 1
+    prompts: Count = 1
     """Number of prompts per subject; the first is "a photo of a ..."."""
     seeds: tuple[int, ...] = (42,)
     """Seeds of the runs."""
-    steps: int | None = None
+    steps: Count | None = None
     """NeRF micro-steps of every run, for all methods alike; by default each method's own."""
     train_args: str = ""
     """More arguments for every `ns-train`, after an equals sign: --train-args="--steps-per-save 500"."""
     evaluate_args: str = ""
     """More arguments for every `db3d evaluate`: --evaluate-args="--clip ViT-B/32 --dino facebook/dino-vits16"."""
-    cores: int = 1
+    cores: Count = 1
     """CPU cores per cell."""
-    gpus: float = 0.0
+    gpus: NonNegative = 0.0
     """GPUs per cell; with a fraction, cells share one."""
     address: str = "local"
     """Ray cluster, such as "ray://host:10001" or "auto"; local starts one on this machine."""

@@ -32,6 +32,7 @@ from db3d_nerfstudio.evaluation.personalisation import (
     prompts_of_all_views,
     view_diversity,
 )
+from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.words import VIEW_NAMES, Subject, nearest_prompts
 
@@ -53,13 +54,13 @@ class TuningCurveConfig:
 
     output: Path = Path("outputs/tuning_curve")
     """Folder of the figure, its numbers and the samples."""
-    iterations: tuple[int, ...] = (0, 50, 150, 400, 800, 1600)
+    iterations: tuple[Natural, ...] = (0, 50, 150, 400, 800, 1600)
     """When to look; the last says how long each guide is tuned."""
     classes: tuple[str, ...] = ("dog", "duck", "car", "chair")
     """Kinds of toys, one toy each."""
     first_toy: int = FIRST_TOY
     """Seed of the first toy."""
-    per_view: int = 8
+    per_view: Count = 8
     """Samples of the prompt of each view."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
     """How samples are drawn."""

@@ -1,0 +1,82 @@
+"""Bounds of options, written in their types and checked before anything begins: `steps: Count = 25`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Any, NamedTuple
+
+from db3d_nerfstudio.errors import UserError
+
+
+class Range(NamedTuple):
+    """Bounds of a number; whatever they are, it is finite."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    """A bound that the number must not be equal to."""
+
+    def __contains__(self, value: object) -> bool:
+        return math.isfinite(value) and self.least <= value <= self.most and value > self.above
+
+    def __str__(self) -> str:
+        if math.isfinite(self.least) and math.isfinite(self.most):
+            return f"from {self.least:g} to {self.most:g}"
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in zip(("at least", "at most", "above"), self, strict=True)
+            if math.isfinite(bound)
+        ]
+        return " and ".join(bounds) or "finite"
+
+
+Count = Annotated[int, Range(least=1)]
+"""How many: one or more."""
+Natural = Annotated[int, Range(least=0)]
+"""How many: none or more."""
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(0, 1)]
+"""A part of a whole."""
+FieldOfView = Annotated[float, Range(above=0, most=179)]
+"""Degrees between the edges of a picture."""
+Angle = Annotated[float, Range(-360, 360)]
+"""Degrees."""
+
+
+def check_ranges(config: Any, prefix: str = "--") -> None:
+    """Check the numbers of a config dataclass and of those inside it.
+
+    Args:
+        prefix: What the command line writes before the names of the config's fields.
+
+    Raises:
+        UserError: some are out of range; it names them as the command line does, with their bounds.
+    """
+    wrong = [f"{name} is {value}: it must be {bounds}" for name, value, bounds in _outside(config, prefix)]
+    if wrong:
+        raise UserError("; ".join(wrong))
+
+
+def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range]]:
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _outside(value, f"{name}.")
+            continue
+        values = value if isinstance(value, tuple) else (value,)
+        for bounds in _bounds(hints[field.name]):
+            if any(isinstance(number, int | float) and number not in bounds for number in values):
+                yield name, value, bounds
+                break
+
+
+def _bounds(hint: Any) -> Iterator[Range]:
+    """The bounds in a type, which may be a union or a tuple of types that have some."""
+    yield from (entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Range))
+    for part in typing.get_args(hint):
+        yield from _bounds(part)

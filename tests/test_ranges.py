@@ -1,0 +1,52 @@
+"""Options out of range."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Share, check_ranges
+
+
+@dataclass
+class Inner:
+    rate: Positive = 0.1
+    shares: tuple[Share, Share] = (0.0, 1.0)
+
+
+@dataclass
+class Outer:
+    num_steps: Count = 25
+    margin: NonNegative | None = None
+    name: str = "x"
+    flag: bool = False
+    free: float = float("inf")
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_defaults_pass() -> None:
+    check_ranges(Outer())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Outer(num_steps=0), "--num-steps is 0: it must be at least 1"),
+        (Outer(margin=-0.5), "--margin is -0.5: it must be at least 0"),
+        (Outer(inner=Inner(rate=0.0)), "--inner.rate is 0.0: it must be above 0"),
+        (Outer(inner=Inner(rate=float("nan"))), "--inner.rate is nan"),
+        (Outer(inner=Inner(rate=float("inf"))), "--inner.rate is inf"),
+        (Outer(inner=Inner(shares=(0.5, 1.5))), r"--inner.shares is \(0.5, 1.5\): it must be from 0 to 1"),
+        (Outer(num_steps=-3, margin=-1.0), "--num-steps is -3.*; --margin is -1.0"),
+    ],
+)
+def test_what_is_out_of_range_is_named_as_the_command_line_names_it(config: Outer, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_ranges(config)
+
+
+def test_the_command_line_still_reads_them() -> None:
+    import tyro
+
+    config = tyro.cli(Outer, args=["--num-steps", "3", "--inner.shares", "0.1", "0.2", "--margin", "None"])
+    assert config == Outer(num_steps=3, inner=Inner(shares=(0.1, 0.2)))
