@@ -1,7 +1,7 @@
 """What a saved fine-tune is a fine-tune of: a small file beside the weights, so that the folder explains itself.
 
-It lets `db3d sample --personalised FOLDER` do without further settings, and an adapter of another base model be refused
-instead of drawing nonsense. Folders made by other tools have none and are taken as they are.
+It lets `db3d sample --personalised FOLDER --prompt TEXT` do without further settings, and an adapter of another base
+model be refused instead of drawing nonsense. Folders made by other tools have none and are taken as they are.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from db3d_nerfstudio.toybox.captions import VIEWS
+from db3d_nerfstudio.words import VIEW_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-HINTS = 1 + len(VIEWS)
+HINTS = 1 + len(VIEW_NAMES)
 """The side, and each view's word."""
 
 
@@ -29,8 +29,8 @@ def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Floa
 
 
 def hints(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, "b k"]:
-    """The side, then 1 for each of `VIEWS` that a caption says and 0 for each that it does not."""
-    words = tokenizer.convert_tokens_to_ids(list(VIEWS))
+    """The side, then 1 for each of `VIEW_NAMES` that a caption says and 0 for each that it does not."""
+    words = tokenizer.convert_tokens_to_ids(list(VIEW_NAMES))
     said = [(tokens == word).any(1) & (word != tokenizer.unk_token_id) for word in words]
     return torch.stack([side(tokens, tokenizer), *(word.float() for word in said)], 1)
 

@@ -77,6 +77,7 @@ def test_only_fronts_and_sides_are_guessed() -> None:
     assert front_half(tells_sides=True) == ["front", "front left", "left side", "right side", "front right"]
 
 
+@pytest.mark.slow
 def test_embedded_guide_knows_from_which_side_the_bundled_photos_are_taken() -> None:
     guide = ToyboxGuideConfig().setup()
     photos = load_photos(default_subject()[0], guide.resolution)

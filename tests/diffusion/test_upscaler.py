@@ -68,6 +68,7 @@ def test_less_noise_shows_more_of_the_small_image(folder: Path) -> None:
     assert spread == sorted(spread) and spread[0] < 0.01 and spread[2] > 0.3
 
 
+@pytest.mark.slow
 def test_tuning_on_pairs_is_learned_repeatable_and_kept(folder: Path, tmp_path: Path) -> None:
     photos = torch.rand(2, 3, 32, 32, generator=seeded(2))
     config = DreamBoothConfig(learning_rate=3e-3)

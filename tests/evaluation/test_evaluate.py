@@ -57,6 +57,7 @@ def test_the_truth_is_the_bundled_toy_or_the_one_that_is_named(settings, tmp_pat
     assert named.traits == make_subject(3, "mug").traits
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     """A red ball against a toy: no likeness is expected, but every result is in its place."""
     monkeypatch.setattr(fidelity, "TURNS", (0.0,))

@@ -178,6 +178,7 @@ def test_gradient_of_distillation_returns_to_the_render(family: str, home: str) 
         assert loss.device.type == rgb.grad.device.type == home and rgb.grad.shape == rgb.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "tuning"), [("sd15", "full"), ("sd15", "lora"), ("sdxl", "lora"), ("if", "lora")])
 def test_one_step_of_fine_tuning(family: str, tuning: str) -> None:
     with fake_guide(family, tuning=tuning, gradient_checkpointing=family == "sdxl") as guide:

@@ -41,6 +41,7 @@ def sd15() -> Parts:
 UNET, TEXT, VAE, LORA = 859_520_964, 123_060_480, 83_653_863, 797_184
 
 
+@pytest.mark.slow
 def test_weights_gradients_and_moments_are_counted(sd15: Parts) -> None:
     full = estimate(StableDiffusionGuideConfig(), sd15, torch.float32)
     assert full.weights == 4 * (UNET + TEXT + VAE) and full.training == 12 * UNET
@@ -88,6 +89,7 @@ def test_activations_are_near_what_autograd_keeps(tmp_path: Path, checkpointing:
     assert 0.5 < estimate(config, parts, torch.float32).activations / measured < 2
 
 
+@pytest.mark.slow
 def test_what_to_change_is_said_in_one_line(sd15: Parts) -> None:
     config = StableDiffusionGuideConfig(tuning="full")
     needed, advice = check_fits(config, sd15, torch.float32, 80 * GIB, CUDA)

@@ -29,6 +29,7 @@ def run(trainer: train.Trainer, pictures, steps: int) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_like_an_unbroken_one(tmp_path, pictures):
     def config(name):
         return train.TrainConfig(tmp_path / name, num_images=64, batch_size=4, seed=1)
@@ -91,6 +92,7 @@ assert num == 2 and all((weight.grad == 2).all() for weight in layer.parameters(
 """
 
 
+@pytest.mark.slow
 def test_several_processes_move_by_the_mean_of_their_gradients(tmp_path):
     (tmp_path / "mean.py").write_text(MEAN_OF_TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -191,6 +193,7 @@ def test_a_share_of_captions_says_toy():
     )
 
 
+@pytest.mark.slow
 def test_the_judge_learns_and_is_saved_whole(tmp_path, pictures):
     torch.manual_seed(0)
     judge, tokens = Judge(), batches.tokenize(pictures)[:, 0]
@@ -241,6 +244,7 @@ def test_a_release_is_what_was_trained_at_half_precision(tmp_path):
     torch.testing.assert_close(loaded.look(rgb).embedding, judge.look(rgb).embedding, atol=5e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_judge_is_trained_measured_and_saved(tmp_path, monkeypatch, capsys):
     held_out = dataset.DatasetConfig(tmp_path, 2, 2, 2, first_seed=train_judge.FIRST_HELD_OUT_SEED, workers=1)
     monkeypatch.setattr(train_judge, "DatasetConfig", lambda *args, **kwargs: held_out)

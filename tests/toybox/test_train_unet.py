@@ -88,6 +88,7 @@ def test_views_are_told_in_channels():
     assert (channels[1, 17:19] == 0).all() and (channels[2, 16:] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_guide_learns_and_goes_on_where_it_was(tmp_path, pictures):
     config = train_unet.TrainUnetConfig(tmp_path, batch_size=8, dtype="bfloat16", matrix_learning_rate=3e-3)
 
@@ -140,6 +141,7 @@ def test_a_latent_guide_is_a_guide(guide_folder, codec):
     assert "vae" in guide.modules() and guide.fingerprint() == guide.fingerprint()
 
 
+@pytest.mark.slow
 def test_everything_from_photographs_to_a_guide_in_one_command(tmp_path, codec, monkeypatch):
     codec.save_pretrained(tmp_path / "vae")
     data = dataset.DatasetConfig(tmp_path / "data", 2, 2, 2, toy_share=0.5, workers=1)

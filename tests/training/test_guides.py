@@ -20,7 +20,10 @@ from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.results.open_run import open_run
 
 VIEWS = 2
-pytestmark = pytest.mark.filterwarnings("ignore")  # nerfstudio's trainer and its imports, as in ns-train.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # nerfstudio's trainer and its imports, as in ns-train.
+]
 
 
 def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):

@@ -17,6 +17,8 @@ import yaml
 from PIL import Image
 from tiny import tiny_toybox_folder
 
+pytestmark = pytest.mark.slow
+
 INITIAL, FINAL, VIEWS = 12, 24, 5
 SMALL = f"""
     --pipeline.phases.initial.steps {INITIAL} --pipeline.phases.final.steps {FINAL} --steps-per-save 4

@@ -14,10 +14,13 @@ import pytest
 from PIL import Image
 from tiny import tiny_toybox_folder
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("chromium") and shutil.which("chromedriver")),
-    reason="no browser to look with: apt-get install chromium chromium-driver",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="no browser to look with: apt-get install chromium chromium-driver",
+    ),
+]
 PATIENCE = 240
 """Seconds that anything may take before the test gives up; nothing is asserted of how long it takes."""
 # Fine-tunings are paused by the test, NeRFs are ended by it: neither may be over before.

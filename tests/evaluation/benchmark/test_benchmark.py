@@ -138,6 +138,7 @@ def test_failures_are_told_in_the_end_and_what_is_finished_stays(subject, preten
     assert "http" not in page and "Failed" not in page
 
 
+@pytest.mark.slow
 def test_on_ray(pretend):
     """The command itself, in a process of its own: what Ray leaves behind must not disturb the other tests."""
     pytest.importorskip("ray")

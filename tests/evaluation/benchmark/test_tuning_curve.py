@@ -41,6 +41,7 @@ def config(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_points_sheets_and_figure(config):
     module.main(config)
     points = json.loads((config.output / "tuning_curve.json").read_text())["duck-30000000"]

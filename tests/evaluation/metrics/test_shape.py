@@ -78,6 +78,7 @@ def test_turns_go_counter_clockwise_from_above():
     assert shape.turned(np.array([[1.0, 0.0, 2.0]]), 90.0, 3.0) == pytest.approx(np.array([[0.0, 3.0, 6.0]]))
 
 
+@pytest.mark.slow
 def test_an_exported_field_is_the_toy_that_is_in_it(snowman):
     """Quality without a guide: all that is lost between field and file is what the grid and the texture cost."""
     mesh = build_mesh(SnowmanField(snowman), resolution=64, max_faces=4000, texture_size=256)
@@ -94,6 +95,7 @@ def test_mesh_without_texture_is_refused(snowman):
         shape.compare(trimesh.creation.box(), snowman)
 
 
+@pytest.mark.slow
 def test_another_toy_is_told_from_it(snowman):
     mesh = build_mesh(SnowmanField(snowman), resolution=32, max_faces=2000, texture_size=64)
     bad = Subject(snowman.traits, tuple(normalise([Part(place("box", (0, 0, 0), (1, 0.5, 0.5)), np.zeros(3))])))
