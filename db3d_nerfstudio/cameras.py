@@ -14,6 +14,7 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.ranges import Angle, FieldOfView, NonNegative, Positive, Share
 
 __all__ = [
@@ -68,13 +69,19 @@ class RandomCamerasConfig:
     """Standard deviation of the point looked at, scene units along each axis."""
     up_jitter: NonNegative = 0.02
     """Standard deviation of the camera's up vector along each axis."""
-    coarse_until: Share = 0.4
-    """Fraction of a phase that is rendered at half the resolution."""
+    resolution: tuple[tuple[float, int], ...] = ((0.0, 32), (0.4, 64))
+    """Sides of the views in pixels, each with the fraction of a phase from which it holds; rough shape needs few."""
 
 
-def resolution_at(config: RandomCamerasConfig, resolution: int, progress: float) -> int:
-    """Edge of the random views in pixels: half of `resolution` early in a phase, when only rough shape is decided."""
-    return resolution // 2 if progress < config.coarse_until else resolution
+def resolution_at(config: RandomCamerasConfig, progress: float) -> int:
+    """Side of the random views in pixels when the fraction `progress` of a phase is done."""
+    begun = [(start, side) for start, side in config.resolution if start <= progress]
+    if not begun or min(side for _, side in config.resolution) < 1:
+        raise UserError(
+            "the views need a side of 1 pixel or more from the start of a phase on: "
+            "set --pipeline.datamanager.random-cameras.resolution to pairs like 0 32 0.4 64"
+        )
+    return max(begun)[1]
 
 
 def random_cameras(

@@ -19,8 +19,7 @@ def in_latents(config: DreamBooth3DTrainerConfig, channels: int, resolution: int
     """
     config.pipeline.model.field.latent_channels = channels
     config.pipeline.model.shading.lambertian_prob = 0.0
-    config.pipeline.datamanager.resolution = resolution
-    config.pipeline.datamanager.random_cameras.coarse_until = 0.0
+    config.pipeline.datamanager.random_cameras.resolution = ((0.0, resolution),)
     return config
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, orbit_cameras, random_cameras, resolution_at
+from db3d_nerfstudio.errors import UserError
 
 STILL = dict(position_jitter=0.0, center_jitter=0.0, up_jitter=0.0)
 
@@ -92,6 +93,13 @@ def test_rays_come_image_by_image_and_row_by_row():
     torch.testing.assert_close(centre, -cameras.camera_to_worlds[:, :, 2], atol=1e-6, rtol=0)
 
 
-def test_resolution_is_halved_early_in_a_phase():
-    config = RandomCamerasConfig(coarse_until=0.25)
-    assert [resolution_at(config, 64, progress) for progress in (0.0, 0.24, 0.25, 0.99)] == [32, 32, 64, 64]
+def test_resolution_grows_in_a_phase():
+    config = RandomCamerasConfig(resolution=((0.0, 32), (0.25, 64), (0.9, 128)))
+    sides = [resolution_at(config, progress) for progress in (0.0, 0.24, 0.25, 0.89, 0.99)]
+    assert sides == [32, 32, 64, 64, 128]
+
+
+@pytest.mark.parametrize("resolution", [(), ((0.1, 64),), ((0.0, 64), (0.5, 0))])
+def test_a_phase_without_a_resolution_is_refused(resolution):
+    with pytest.raises(UserError, match="random-cameras.resolution"):
+        resolution_at(RandomCamerasConfig(resolution=resolution), 0.0)

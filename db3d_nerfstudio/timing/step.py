@@ -69,12 +69,13 @@ class Benchmark:
         config = DreamBooth3DModelConfig(prompt=self.prompt, guide=ToyboxGuideConfig(model=self.guide))
         model: DreamBooth3DModel = config.setup(scene_box=BOX, num_train_data=1).to(self.device)
         model.distillation.embed_prompts()
-        clock, cameras_config, samples = _Clock(self.device), RandomCamerasConfig(), 0
+        clock, samples = _Clock(self.device), 0
+        cameras_config = RandomCamerasConfig(resolution=((0.0, self.resolution // 2), (0.4, self.resolution)))
         model.distillation.context = lambda: clock.part("guide")
         optimizer = FusedAdamConfig(lr=0.01, eps=1e-15).setup(params=model.field.parameters())
         for step in range(self.steps):
             model.set_progress(step / self.steps)
-            size = resolution_at(cameras_config, self.resolution, step / self.steps)
+            size = resolution_at(cameras_config, step / self.steps)
             with clock.part("render"):
                 cameras, views = random_cameras(cameras_config, 1, size)
                 outputs = model(image_rays(cameras.to(self.device)))

@@ -31,8 +31,6 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
     """The distribution of the views that the guide is shown."""
     views_per_step: int = 1
     """Number of random views in a micro-step: the batch size of score distillation."""
-    resolution: int = 64
-    """Side of the random views, in pixels."""
     train_num_rays_per_batch: int = 4096
     """Number of pseudo-view pixels in a reconstruction micro-step."""
     eval_num_rays_per_batch: int = 4096
@@ -72,7 +70,7 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
         """
         if not self.training or (self.has_pseudo_views and step % 2 == 1):
             return super().next_train(step)
-        resolution = resolution_at(self.config.random_cameras, self.config.resolution, self.progress)
+        resolution = resolution_at(self.config.random_cameras, self.progress)
         cameras, views = random_cameras(self.config.random_cameras, self.config.views_per_step, resolution)
         image_shape = (len(cameras), resolution, resolution)
         return image_rays(cameras.to(self.device)), {"views": views, "image_shape": image_shape}

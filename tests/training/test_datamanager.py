@@ -15,9 +15,8 @@ def manager(tmp_path):
     config = DreamBooth3DDataManagerConfig(
         data=tmp_path,
         dataparser=DreamBooth3DDataParserConfig(num_views=3, resolution=8, pseudo_views=tmp_path / "pseudo_views"),
-        random_cameras=RandomCamerasConfig(coarse_until=0.5),
+        random_cameras=RandomCamerasConfig(resolution=((0.0, 4), (0.5, 8))),
         views_per_step=2,
-        resolution=8,
         train_num_rays_per_batch=32,
     )
     return config.setup(device="cpu")

@@ -38,7 +38,8 @@ def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
         setattr(pipeline.model.guide, name, value)
     pipeline.model.field.resolutions, pipeline.model.background_color = (4, 8), (1.0, 1.0, 1.0)
     pipeline.model.sampler.num_samples = 16
-    pipeline.datamanager.resolution = pipeline.datamanager.dataparser.resolution = 16
+    pipeline.datamanager.random_cameras.resolution = ((0.0, 8), (0.4, 16))
+    pipeline.datamanager.dataparser.resolution = 16
     pipeline.datamanager.dataparser.num_views = VIEWS
     pipeline.datamanager.train_num_rays_per_batch = 64
     phases.initial.steps, phases.final.steps = 4, 6
@@ -85,7 +86,8 @@ def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
 )
 def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, tmp_path: Path, photos: Path) -> None:
     config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out")
-    config.pipeline.phases.final.steps, config.pipeline.datamanager.resolution = 0, grid
+    config.pipeline.phases.final.steps = 0
+    config.pipeline.datamanager.random_cameras.resolution = ((0.0, grid),)
     main(config)
     shutil.rmtree(tmp_path / "model")
     (run,) = (tmp_path / "out").glob("*/*/*")

@@ -25,7 +25,7 @@ SMALL = f"""
     --pipeline.phases.partial-steps 2 --pipeline.phases.full-steps 60 --pipeline.phases.multiview-steps 2
     --pipeline.phases.dreambooth.num-class-images 2 --pipeline.phases.dreambooth.class-sampling.steps 2
     --pipeline.phases.pseudo-views.steps 4 --pipeline.datamanager.dataparser.num-views {VIEWS}
-    --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.resolution 16
+    --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.random-cameras.resolution 0 8 0.4 16
     --pipeline.datamanager.train-num-rays-per-batch 64 --pipeline.model.field.resolutions 8 16
     --vis tensorboard --steps-per-eval-batch 5 --steps-per-eval-image 15 --machine.device-type cpu
 """.split()
