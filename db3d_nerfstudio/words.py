@@ -140,7 +140,7 @@ def direction_weights(views: Views, interpolate: bool, sided: bool) -> Float[Ten
 def view_weights(views: Views, interpolate: bool) -> Float[Tensor, "b 4"]:
     """`direction_weights` of the names that every guide was trained on; columns as in `VIEW_NAMES`."""
     front, left, back, right, *overhead = direction_weights(views, interpolate, sided=False).unbind(-1)
-    return torch.stack([front, left + right, back, sum(overhead)], dim=-1)
+    return torch.stack([front, left + right, back, sum(overhead, torch.zeros_like(front))], dim=-1)
 
 
 def nearest_prompts(prompt: str, views: Views, sided: bool) -> list[str]:
