@@ -1,8 +1,8 @@
-"""What a text-to-image diffusion model must offer to guide a NeRF: the protocol every guide satisfies.
+"""The protocol of guides: what a text-to-image diffusion model must offer to guide a NeRF.
 
 A guide is a plain object and not an `nn.Module`, so that it never becomes part of a model, an optimizer or a
-checkpoint. It offers primitives only. What is done with them (`diffusion.sds_loss`, `draw`, `translate`, `finetune`) is
-written once, as functions over this protocol.
+checkpoint. It offers primitives only. `diffusion.sds_loss`, `draw`, `translate` and `finetune` are functions over this
+protocol, each written once.
 
 Notation: `z` is what the network denoises (latents, or pixels in the network's own layout) and
 `z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) eps`.
@@ -33,7 +33,7 @@ alphas_cumprod = (1 - s)^2 / r^2 on a grid of s, x_s = r z_t, and eps = x_s + (1
 *Views.* A multi-view model (MVDream, Shi et al. 2023, arXiv 2308.16512) denoises the b views of a batch as groups that
 see each other. The pair of classifier-free guidance is concatenated along b, so that groups stay together. Its cameras
 come with the views: `add_cameras` writes them into rows of the text that `embed` left empty, for the prompt and for the
-negative prompt alike. It must be trained for, or put up with, timesteps that differ within a group.
+negative prompt alike. The model must tolerate timesteps that differ within a group.
 
 *Sampling.* `sampler` names the scheduler that draws images, if DDIM does not suit.
 """
@@ -72,9 +72,9 @@ class DiffusionGuide(abc.ABC):
     """A text-to-image diffusion model, reduced to what distillation, translation and DreamBooth need."""
 
     device: torch.device
-    """Where the networks live; tensors handed to the methods are expected there."""
+    """Device of the networks; the methods expect their tensors there."""
     dtype: torch.dtype
-    """Precision in which the network computes. Inputs and outputs of all methods are float32 whatever this is."""
+    """Precision of the network. Inputs and outputs of all methods are float32 in any case."""
     resolution: int
     """Height and width in pixels of the images that the model was trained on."""
     z_shape: tuple[int, int, int]
@@ -86,11 +86,11 @@ class DiffusionGuide(abc.ABC):
     z_bound: float | None = None
     """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
     learning_rate: float
-    """A rate at which DreamBooth moves `parameters()` well: whole networks and adapters differ by far."""
+    """A learning rate for DreamBooth that suits `parameters()`; whole networks and adapters differ widely."""
     tells_sides: bool = False
     """Whether prompts may name all of `prompts.DIRECTIONS`, the left side and the right; else front, side and back."""
     can_forget: bool = True
-    """Whether moving `parameters()` can change what other prompts mean, so that DreamBooth must preserve it."""
+    """Whether training `parameters()` can change the images of other prompts, so that DreamBooth needs a prior."""
 
     @abc.abstractmethod
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
@@ -108,16 +108,16 @@ class DiffusionGuide(abc.ABC):
     def predict_noise(
         self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
-        """The model's estimate of the noise in `z_t`, whatever the network itself predicts."""
+        """The model's estimate of the noise in `z_t`, for every prediction type of the network."""
 
     def add_cameras(self, text: Float[Tensor, "b n d"], views: Views) -> Float[Tensor, "b n d"]:
-        """The text with the cameras of the views written into it; here, as it is."""
+        """The text with the cameras of the views written into it; by default the text itself."""
         return text
 
     def sampler(self, steps: int) -> SchedulerMixin:
-        """A scheduler of diffusers that draws images from estimates of the noise; here, deterministic DDIM.
+        """A scheduler of diffusers that draws images from estimates of the noise; by default deterministic DDIM.
 
-        It cuts the guide's schedule into `steps` that begin at its noisiest end.
+        It divides the guide's schedule into `steps` that begin at its noisiest end.
         """
         from diffusers import DDIMScheduler
 
@@ -136,7 +136,7 @@ class DiffusionGuide(abc.ABC):
 
     @abc.abstractmethod
     def parameters(self) -> list[Parameter]:
-        """The parameters that DreamBooth may move."""
+        """The parameters that DreamBooth may train."""
 
     @abc.abstractmethod
     def save(self, path: Path) -> None:
@@ -144,11 +144,11 @@ class DiffusionGuide(abc.ABC):
 
     @abc.abstractmethod
     def load(self, path: Path | None) -> None:
-        """Put what `save` wrote in place of the present weights; None returns to the base model exactly."""
+        """Load what `save` wrote in place of the present weights; None restores the base model exactly."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """A short digest of the weights in use now: equal only for equal models. Keys caches of what they produced."""
+        """A short digest of the weights in use, equal only for equal models. Caches of their output are keyed by it."""
 
 
 def digest(named_tensors: Iterable[tuple[str, Tensor]], samples: int = 512) -> str:

@@ -1,8 +1,8 @@
-"""How much memory a guide will need on its device, estimated from its configuration files before anything is loaded.
+"""The memory that a guide needs on its device, estimated from its configuration files before anything is loaded.
 
-Weights, gradients and the optimizer's moments are counted exactly, on PyTorch's "meta" device, which knows shapes only.
-Activations are estimated as what all layers put out (kept for the backward pass) or, with gradient checkpointing, what
-blocks put out and the largest block's layers; attention is taken to be fused. The NeRF's rendering comes on top.
+Weights, gradients and the optimizer's moments are counted exactly, on PyTorch's "meta" device, which has shapes only.
+Activations are estimated as the outputs of all layers (kept for the backward pass) or, with gradient checkpointing, the
+outputs of the blocks and of the largest block's layers; attention is assumed to be fused. Rendering is not included.
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ class Parts:
     unet: nn.Module
     text_encoders: tuple[nn.Module, ...]
     text_bytes: int = 4
-    """Of a weight of the text encoders."""
+    """Bytes per weight of the text encoders."""
     vae: nn.Module | None = None
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on the guide's device, by what they are for."""
+    """Bytes on the guide's device, by purpose."""
 
     weights: int
     training: int
-    """Gradients and the optimizer's moments of what DreamBooth moves."""
+    """Gradients and the optimizer's moments of what DreamBooth trains."""
     activations: int
-    """What a step needs meanwhile; or text encoders that come for a while, if they are larger."""
+    """Activations of a step, or text encoders that are loaded for a moment, whichever are larger."""
 
     @property
     def total(self) -> int:
-        """All of it, at the worst moment."""
+        """Peak memory."""
         return self.weights + self.training + self.activations
 
     def __str__(self) -> str:
@@ -92,10 +92,10 @@ def estimate(config: DiffusersGuideConfig, parts: Parts, dtype: torch.dtype) -> 
 def check_fits(
     config: DiffusersGuideConfig, parts: Parts, dtype: torch.dtype, free: int, device: torch.device
 ) -> tuple[MemoryEstimate, str]:
-    """The estimate, and a sentence on what to change if it exceeds the `free` bytes of the device, else an empty one.
+    """The estimate, and what to change if it exceeds the `free` bytes of the device, else an empty string.
 
     Raises:
-        UserError: If weights, gradients and moments alone, which are certain, do not fit.
+        UserError: weights, gradients and moments alone, which are certain, do not fit.
     """
     needed = estimate(config, parts, dtype)
     if needed.total <= free:
@@ -122,7 +122,7 @@ def _advice(config: DiffusersGuideConfig, parts: Parts, dtype: torch.dtype, free
 
 
 def read_parts(source: str, text_encoders: dict[str, type], text_dtype: torch.dtype, vae: str | None) -> Parts:
-    """The networks of a model on the "meta" device, of its configuration files.
+    """The networks of a model on the "meta" device, built from its configuration files.
 
     Args:
         text_encoders: Classes of transformers by the names of their folders.

@@ -1,7 +1,7 @@
-"""What a saved fine-tune is a fine-tune of: a small file beside the weights, so that the folder explains itself.
+"""The record of a saved fine-tune: a small file beside the weights that names the guide and its base model.
 
-It lets `db3d sample --personalised FOLDER --prompt TEXT` do without further settings, and an adapter of another base
-model be refused instead of drawing nonsense. Folders made by other tools have none and are taken as they are.
+With it, `db3d sample --personalised FOLDER --prompt TEXT` needs no further settings, and an adapter of another base
+model is refused instead of drawing nonsense. Folders made by other tools have no record and are loaded unchecked.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _INCIDENTAL = ("_target", "dtype", "vae_dtype", "device", "variant", "gradient_c
 
 
 def write_record(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> None:
-    """Write down what decides the guide's answers: its settings, and a probe of the base weights."""
+    """Write the settings that decide the guide's output, and a probe of the base weights."""
     record = {"guide": type(config).__name__, "settings": identity(config), "base_norms": base_norms(unet)}
     (path / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", "utf8")
 
 
 def identity(config: DiffusersGuideConfig) -> dict[str, Any]:
-    """The settings that decide a guide's answers; not those of device, precision and memory."""
+    """The settings that decide a guide's output; not those of device, precision and memory."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _INCIDENTAL}
     if settings.get("model") is not None and Path(settings["model"]).exists():
         settings["model"] = str(Path(settings["model"]).resolve())
@@ -45,7 +45,7 @@ def read_record(path: Path) -> dict | None:
         return None
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path / RECORD_FILE} cannot be read ({error}): delete it to load the folder as it is"
+            f"{path / RECORD_FILE} cannot be read ({error}): delete it to load the folder without a check"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """Where a guide's parts come from: a folder in diffusers' layout, a hub id, or a checkpoint in a single file.
 
-Whatever goes wrong on the way ends in one line that says what to do.
+Every failure becomes one line that names the fix.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SINGLE_FILE = ".safetensors"
 
 
 def check_source(source: str, folders: tuple[str, ...]) -> str:
-    """The source as given, if it is a folder with all parts of a model or may be a hub id; else raise."""
+    """The source as given, if it is a folder with all parts of a model or can be a hub id; else raise."""
     root = Path(source)
     if not root.is_dir():
         if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) and root.suffix != SINGLE_FILE:
@@ -49,7 +49,7 @@ def check_source(source: str, folders: tuple[str, ...]) -> str:
 
 
 def read_part(part: type, source: str, folder: str, **kwargs):
-    """One part of a model by its class's `from_pretrained`, or an OSError or UserError that says what to do."""
+    """One part of a model by its class's `from_pretrained`, or an OSError or UserError that names the fix."""
     try:
         return part.from_pretrained(source, subfolder=folder, **kwargs)
     except (OSError, ImportError, ValueError) as error:
@@ -72,7 +72,7 @@ def read_config(part: type, source: str, folder: str | None = None) -> dict[str,
 
 
 def explain(source: str, folder: str, error: BaseException) -> str:
-    """Why a part of a model could not be had, and what to do about it."""
+    """Why a part of a model could not be loaded, and what to do about it."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -85,8 +85,8 @@ def explain(source: str, folder: str, error: BaseException) -> str:
     causes = list(_causes(error))
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
         return (
-            f"No space is left on the disk for {source}: {HF_HUB_CACHE} takes downloads. Free some, or set HF_HOME to "
-            "a folder on another disk."
+            f"No space is left on the disk for {source}, which is downloaded to {HF_HUB_CACHE}. Free some, or set "
+            "HF_HOME to a folder on another disk."
         )
     if Path(source).is_dir():
         return f"{Path(source) / folder} cannot be read: it is incomplete or damaged. Copy the model again."
@@ -99,8 +99,8 @@ def explain(source: str, folder: str, error: BaseException) -> str:
         )
     if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
         return (
-            f'"{source}" is not on the Hugging Face hub: it is misspelt, withdrawn, or private (then run '
-            "`hf auth login`). Give another id or a local folder."
+            f'"{source}" is not on the Hugging Face hub: it is misspelt, withdrawn, or private. Give another id or a '
+            "local folder, or run `hf auth login` if it is private."
         )
     refused = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
     if refused is not None and refused.response.status_code in (401, 403):
@@ -108,11 +108,11 @@ def explain(source: str, folder: str, error: BaseException) -> str:
     away = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)  # Not to be reached, nor in the cache.
     if not away and any(isinstance(cause, EntryNotFoundError) for cause in causes):
         return (
-            f'"{source}" has no {folder}/ of the kind this guide needs: is it the model of another guide, or without '
-            "the variant that is set?"
+            f'"{source}" has no {folder}/ of the kind that this guide needs: check that the model belongs to this '
+            "guide, and that it has the variant that is set."
         )
     return (
-        f'"{source}" is no folder, and its {folder}/ could not be fetched from the Hugging Face hub: there is no '
+        f'"{source}" is not a folder, and its {folder}/ could not be fetched from the Hugging Face hub: there is no '
         "network, or HF_HUB_OFFLINE is set. Connect, or give a local folder."
     )
 
@@ -124,10 +124,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def unpacked(file: Path, pipeline: type[DiffusionPipeline], config: str | None, **parts) -> Path:
-    """The model in a single file as a folder in diffusers' layout, made once, beside the file and as large.
+    """A single-file model as a folder in diffusers' layout, made once, beside the file and as large.
 
-    `config` is a folder or hub id with the configuration of such a model. Unset, diffusers recognises the weights and
-    fetches it from the hub, a few kilobytes. `parts` are handed to the pipeline: None leaves one out.
+    `config` is a folder or hub id with the configuration of such a model. By default, diffusers recognises the weights
+    and fetches it from the hub, a few kilobytes. `parts` are passed to the pipeline: None leaves one out.
     """
     folder = file.with_suffix(".diffusers")
     if folder.is_dir() and folder.stat().st_mtime >= file.stat().st_mtime:

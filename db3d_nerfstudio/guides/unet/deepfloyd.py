@@ -1,4 +1,4 @@
-"""DeepFloyd IF stage I, the public stand-in for the paper's Imagen: 64 x 64 pixels, a frozen T5 that reads prompts."""
+"""DeepFloyd IF stage I, a public model like the paper's Imagen: 64 x 64 pixels, prompts encoded by a frozen T5."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class DeepFloydGuideConfig(DiffusersGuideConfig):
     model: str = "DeepFloyd/IF-I-XL-v1.0"
     """Hub id, or local folder in diffusers' layout."""
     tuning: Literal["full", "lora"] = "lora"
-    """What DreamBooth moves: the whole UNet (of IF-I-XL, 69 GB), or a low-rank adapter on its attention layers."""
+    """What DreamBooth trains: the whole UNet (69 GB for IF-I-XL), or a low-rank adapter on its attention layers."""
     text_encoder_memory: Literal["keep", "offload", "free"] = "free"
-    """T5-XXL, 4.8 billion parameters, after use: stays on the device, waits in main memory, or is read again."""
+    """T5-XXL (4.8 billion parameters) after use: keep it on the device, offload it to main memory, or free it."""
 
     @property
     def source(self) -> str:
@@ -79,7 +79,7 @@ class DeepFloydGuide(DiffusersGuide):
         return self.text_encoder(words.input_ids, attention_mask=words.attention_mask).last_hidden_state.float()
 
     def sampler(self, steps: int) -> SchedulerMixin:
-        """IF's own: ancestral, with dynamic thresholding; the variance fixed, for that of the network is not kept."""
+        """IF's own: ancestral, with dynamic thresholding and a fixed variance, as the network's is not kept."""
         from diffusers import DDPMScheduler
 
         changes = {"variance_type": "fixed_small", "prediction_type": "epsilon", "timestep_spacing": "trailing"}

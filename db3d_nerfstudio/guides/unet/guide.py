@@ -40,7 +40,7 @@ class DiffusersGuide(DiffusionGuide):
     folders: tuple[str, ...] = ("unet", "text_encoder", "tokenizer", "scheduler")
     """What the model's folder must contain."""
     learning_rates: dict[str, float]
-    """The rates that suit each kind of tuning."""
+    """Learning rate of each kind of tuning."""
     _text_dtype = torch.float32
 
     def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
@@ -84,7 +84,7 @@ class DiffusersGuide(DiffusionGuide):
         return source
 
     def _read(self, part: type, folder: str, **kwargs):
-        """One part of the model from its folder or hub id, or an error that says what to do."""
+        """One part of the model from its folder or hub id, or an error that names the fix."""
         if "dtype" in kwargs:
             kwargs["variant"] = self.config.variant
         return read_part(part, self.source, folder, **kwargs)
@@ -95,7 +95,7 @@ class DiffusersGuide(DiffusionGuide):
         return self._read(AutoTokenizer, folder)
 
     def _text_encoder_classes(self) -> dict[str, type]:
-        """Classes of the networks that read prompts, by the names of their folders."""
+        """Classes of the text encoders, by the names of their folders."""
         from transformers import CLIPTextModel
 
         return {"text_encoder": CLIPTextModel}
@@ -105,7 +105,7 @@ class DiffusersGuide(DiffusionGuide):
         return {name: self._read(part, name, dtype=self._text_dtype) for name, part in classes.items()}
 
     def _announce_memory(self, free: int) -> None:
-        """Say how much memory the guide will need of the `free` bytes of its device, and what to change if too much."""
+        """Announce how much of the device's `free` bytes the guide needs, and what to change if it is too much."""
         classes, vae = self._text_encoder_classes(), self._vae_source()
         parts = read_parts(self.source, classes, self._text_dtype, vae)
         needed, advice = check_fits(self.config, parts, self.dtype, free, self.device)
@@ -117,14 +117,14 @@ class DiffusersGuide(DiffusionGuide):
 
     @property
     def text_encoder(self) -> nn.Module:
-        """The (first) network that reads prompts."""
+        """The (first) text encoder."""
         return self._text["text_encoder"]
 
     def _check_words(self, prompts: list[str]) -> None:
-        """Raise for words that the tokenizer does not know. One made of byte pairs knows all."""
+        """Raise for words that the tokenizer has no tokens for; byte-pair encodings have tokens for all."""
 
     def modules(self) -> dict[str, nn.Module]:
-        """All networks at hand, tuned or frozen, that what the guide produces depends on."""
+        """All loaded networks, tuned or frozen, that the guide's output depends on."""
         return {"unet": self.unet, **self._text}
 
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
@@ -135,14 +135,14 @@ class DiffusersGuide(DiffusionGuide):
             return self._encode_text(prompts)
         if not self._embeddings.keys() >= set(prompts):
             with self._text_encoders_at_hand():
-                for prompt in prompts:  # One by one: what a prompt means must not depend on its neighbours' number.
+                for prompt in prompts:  # One by one: an embedding must not depend on the number of other prompts.
                     self._embeddings[prompt] = self._encode_text([prompt])[0]
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     def _check_length(self, prompt: str) -> None:
         length, tokens = self.tokenizer.model_max_length, len(self.tokenizer(prompt).input_ids)
         if tokens > length:  # Cutting it off would cost the view at its end, unnoticed.
-            raise UserError(f'The prompt "{prompt}" has {tokens} tokens, the model reads {length}: shorten it.')
+            raise UserError(f'The prompt "{prompt}" has {tokens} tokens, but the model reads {length}: shorten it.')
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         """What the text encoders at hand make of prompts that the tokenizer knows, and of which it can keep the end."""
@@ -154,7 +154,7 @@ class DiffusersGuide(DiffusionGuide):
 
     @contextmanager
     def _text_encoders_at_hand(self) -> Iterator[None]:
-        """Frozen text encoders on the device for a while, wherever the config wants them afterwards."""
+        """Load frozen text encoders onto the device within a `with` block; then do what the config asks for."""
         if not self._text:
             self._text = {name: m.eval().requires_grad_(False) for name, m in self._read_text_encoders().items()}
         for module in self._text.values():
@@ -189,11 +189,11 @@ class DiffusersGuide(DiffusionGuide):
         raise ValueError(f'The scheduler of {self.source} has the unknown prediction_type "{self.prediction_type}".')
 
     def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
-        """What the UNet sees at its entry."""
+        """The input of the UNet."""
         return z_t
 
     def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
-        """What the UNet is given beside z_t and t."""
+        """The inputs of the UNet besides z_t and t."""
         return {"encoder_hidden_states": text}
 
     def parameters(self) -> list[Parameter]:
@@ -227,7 +227,7 @@ def _named_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tens
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The precision that a config names, `auto` resolved for the device."""
     if name == "float16" and device.type == "cpu":
-        raise UserError("A CPU computes next to nothing in float16: set the guide's dtype to float32 or bfloat16.")
+        raise UserError("CPUs lack most operations in float16: set the guide's dtype to float32 or bfloat16.")
     if name != "auto":
         return getattr(torch, name)
     return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32

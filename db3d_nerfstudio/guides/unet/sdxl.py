@@ -28,7 +28,7 @@ class SDXLGuideConfig(StableDiffusionGuideConfig):
 
 
 class SDXLGuide(StableDiffusionGuide):
-    """Text is the two encoders' tokens side by side; one more row, filled up with zeros, is the pooled text."""
+    """Text is the two encoders' tokens side by side, and one more row with the pooled text, padded with zeros."""
 
     config: SDXLGuideConfig
     folders = (*StableDiffusionGuide.folders, "text_encoder_2", "tokenizer_2")

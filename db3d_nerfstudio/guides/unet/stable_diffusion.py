@@ -1,4 +1,4 @@
-"""Stable Diffusion 1 and 2, and whatever was fine-tuned from them: latents of a VAE, epsilon or v prediction."""
+"""Stable Diffusion 1 and 2, and models fine-tuned from them: latents of a VAE, epsilon or v-prediction."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class StableDiffusionGuideConfig(DiffusersGuideConfig):
     model: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     """Hub id, local folder in diffusers' layout, or checkpoint in one .safetensors file (unpacked beside it)."""
     single_file_config: str | None = None
-    """Folder or hub id that describes a single-file checkpoint; unset, it is recognised and looked up on the hub."""
+    """Folder or hub id with the configuration of a single-file checkpoint; by default it is looked up on the hub."""
     vae: str | None = None
     """Folder or hub id of a VAE in place of the model's own, such as madebyollin/sdxl-vae-fp16-fix."""
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the VAE, whose gradient SDS needs. In float16 those of many models overflow."""
+    """Precision of the VAE, whose gradient SDS needs. In float16, the VAEs of many models overflow."""
 
     @property
     def source(self) -> str:
@@ -39,7 +39,7 @@ class StableDiffusionGuideConfig(DiffusersGuideConfig):
 
 
 class StableDiffusionGuide(DiffusersGuide):
-    """A UNet over the latents of a VAE. The safety checker is never loaded: it would judge half-made shapes."""
+    """A UNet over the latents of a VAE. The safety checker is not loaded, as it is not made for unfinished shapes."""
 
     config: StableDiffusionGuideConfig
     folders = (*DiffusersGuide.folders, "vae")

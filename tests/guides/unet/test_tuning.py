@@ -121,7 +121,7 @@ def test_rank_alpha_and_targets_decide_what_moves(model: Path) -> None:
         images.append(drawn(guide, "a sks dog"))
     assert numbers[1] == 2 * numbers[0] and numbers[2] == numbers[0] and numbers[3] < numbers[0] / 3
     assert all(not torch.equal(image, images[0]) for image in images[1:])
-    with pytest.raises(UserError, match='"to_w": take it from lora_targets'):
+    with pytest.raises(UserError, match='"to_w": remove it from lora_targets'):
         guided(model, tuning="lora", lora_targets=("to_q", "to_w"))
 
 
@@ -190,7 +190,7 @@ def test_prompt_without_the_new_word_teaches_nothing(toybox_model: Path) -> None
     [
         ({"new_token": "sks"}, 'already has the token "sks".*"<sks>"'),
         ({"new_token_like": "a dog"}, '"a dog" is 2'),
-        ({"new_token_like": "zzz"}, '"zzz" is unknown to the model'),
+        ({"new_token_like": "zzz"}, '"zzz" is not in the vocabulary'),
         ({"train_text_encoder": True}, "train_text_encoder to False"),
     ],
 )
@@ -202,5 +202,5 @@ def test_word_that_cannot_be_learned_is_an_error(toybox_model: Path, settings: d
 def test_word_by_another_name_is_refused(toybox_model: Path, tmp_path: Path) -> None:
     config = {"model": toybox_model, "tuning": "textual_inversion"}
     ToyboxGuideConfig(**config).setup().save(tmp_path)
-    with pytest.raises(UserError, match='explains the word "<sks>", not "<my>": set new_token'):
+    with pytest.raises(UserError, match='has the word "<sks>", not "<my>": set new_token'):
         ToyboxGuideConfig(**config, new_token="<my>").setup().load(tmp_path)

@@ -1,4 +1,4 @@
-"""What every way of tuning has to offer."""
+"""The interface of every way of tuning."""
 
 import abc
 from pathlib import Path
@@ -7,20 +7,20 @@ from torch import nn
 
 
 class Tuning(abc.ABC):
-    """A way of tuning networks; made from networks that are frozen, it frees what may move."""
+    """A way of tuning networks: made from frozen networks, it unfreezes what may be trained."""
 
     modules: dict[str, nn.Module]
-    """The networks that have something to move, by the names of their folders."""
+    """The networks with something to train, by the names of their folders."""
     can_forget: bool = True
-    """Whether what other prompts mean may change."""
+    """Whether the images of other prompts may change."""
 
     @abc.abstractmethod
     def save(self, path: Path) -> None:
-        """Write what may move into the folder `path`, in diffusers' format."""
+        """Write what is trained into the folder `path`, in diffusers' format."""
 
     @abc.abstractmethod
     def load(self, path: Path | None) -> None:
-        """Overwrite in place what may move, by what `save` wrote or, for None, by what it was at first."""
+        """Overwrite what is trained, in place, with what `save` wrote or, for None, with its initial values."""
 
 
 def check_saved(path: Path, names: list[str]) -> None:
@@ -28,5 +28,5 @@ def check_saved(path: Path, names: list[str]) -> None:
     missing = [name for name in names if not (path / name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"{path} holds no {', '.join(missing)}: it was saved with another tuning or train_text_encoder than is set."
+            f"{path} has no {', '.join(missing)}: set the guide's tuning and train_text_encoder as when it was saved."
         )

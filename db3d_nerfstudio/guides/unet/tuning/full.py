@@ -33,5 +33,7 @@ class FullTuning(Tuning):
                 saved = type(module).from_pretrained(path, subfolder=name, dtype=torch.float32)
             theirs, ours = saved.state_dict(), module.state_dict()
             if {key: value.shape for key, value in theirs.items()} != {key: v.shape for key, v in ours.items()}:
-                raise UserError(f"{path}/{name} is another architecture: set the guide's model to that it came from.")
+                raise UserError(
+                    f"{path}/{name} has another architecture: set the guide's model to the one it was tuned from."
+                )
             module.load_state_dict(theirs)

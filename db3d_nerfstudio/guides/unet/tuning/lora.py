@@ -1,7 +1,7 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) on diffusers and transformers modules.
 
-They are kept in the file that diffusers' `pipe.load_lora_weights` and its relatives read, together with rank and alpha:
-without those two a reader guesses alpha = rank, and the adapter loads with the wrong strength.
+They are kept in the file that diffusers' `pipe.load_lora_weights` reads, together with rank and alpha: without these,
+a reader assumes alpha = rank, and the adapter loads with the wrong strength.
 """
 
 from __future__ import annotations
@@ -52,24 +52,24 @@ class LoraTuning(Tuning):
 
 
 def lora_layers(name: str, module: nn.Module, targets: tuple[str, ...] | None) -> list[nn.Module]:
-    """The layers of the network `name` that get an adapter; one target that names no layer is an error.
+    """The layers of the network `name` that get an adapter; a target that matches no layer is an error.
 
     Args:
-        targets: Ends of the layers' names; None for the projections of all attention layers.
+        targets: Suffixes of the layers' names; None for the projections of all attention layers.
     """
     layers: list[nn.Module] = []
     for target in targets or ATTENTION[name]:
         found = [layer for key, layer in module.named_modules() if key == target or key.endswith(f".{target}")]
         if targets and not found:
-            raise UserError(f'No layer of the {name} is called "{target}": take it from lora_targets.')
+            raise UserError(f'No layer of the {name} is called "{target}": remove it from lora_targets.')
         layers += found
     return layers
 
 
 def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
-    """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that changes nothing yet.
+    """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that has no effect yet.
 
-    One half of it starts random, always in the same way. Both are float32 whatever the frozen weights are kept in.
+    One half of it starts random, always with the same values. Both are float32, whatever the frozen weights are.
     `targets` are those of `lora_layers`.
     """
     from peft import LoraConfig
@@ -107,7 +107,7 @@ def save_adapters(modules: dict[str, nn.Module], base: str, path: Path) -> None:
     """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`.
 
     Args:
-        base: The model that they are made for, for the file to tell.
+        base: The model that they are made for, which is recorded in the file.
     """
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
@@ -156,6 +156,6 @@ def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
 
 @torch.no_grad()
 def copy_into(live: dict[str, Tensor], values: dict[str, Tensor]) -> None:
-    """Overwrite tensors in place, so that whoever holds the parameters keeps holding them."""
+    """Overwrite tensors in place, so that references to the parameters stay valid."""
     for key, tensor in live.items():
         tensor.copy_(values[key])

@@ -1,4 +1,4 @@
-"""Which way of tuning a configuration asks for."""
+"""The way of tuning that a configuration asks for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def prepare_tuning(
     tokenizer: Any,
     read_base: Callable[..., Any],
 ) -> Tuning:
-    """Freeze the networks but for what the config wants to move.
+    """Freeze the networks, except what the config asks to train.
 
     Args:
         read_base: Reads a network of the base model again, given its class, its folder's name and a dtype.
@@ -29,7 +29,7 @@ def prepare_tuning(
         module.eval().requires_grad_(False)
     if config.tuning == "textual_inversion":
         if config.train_text_encoder:
-            raise UserError("Textual inversion moves one word alone: set train_text_encoder to False.")
+            raise UserError("Textual inversion trains one word only: set train_text_encoder to False.")
         if len(text_encoders) != 1:
             raise UserError(f"{config.source} has several text encoders: set the guide's tuning to lora.")
         return WordTuning(text_encoders["text_encoder"], tokenizer, config.new_token, config.new_token_like)

@@ -41,7 +41,7 @@ class WordTuning(Tuning):
 
 
 class ExtendedEmbedding(nn.Module):
-    """A table of token embeddings and that of one more token, all that may move."""
+    """A table of token embeddings, and the trainable embedding of one more token."""
 
     def __init__(self, table: nn.Embedding, token: int, start: Float[Tensor, " d"]) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class ExtendedEmbedding(nn.Module):
 def add_word(
     tokenizer: PreTrainedTokenizerBase, text_encoder: PreTrainedModel, word: str, like: str
 ) -> ExtendedEmbedding:
-    """Teach tokenizer and text encoder a word that means, for now, what `like` means."""
+    """Add a word to tokenizer and text encoder, with the embedding of `like` to start from."""
     if word in tokenizer.get_vocab():
         raise UserError(f'The model already has the token "{word}": choose another new_token, such as "<{word}>".')
     ids = tokenizer(like, add_special_tokens=False).input_ids
     if len(ids) != 1 or ids[0] == _unknown(tokenizer):
-        is_what = f"is {len(ids)}" if len(ids) != 1 else "is unknown to the model"
-        raise UserError(f'A new word starts from one token, and "{like}" {is_what}: choose another new_token_like.')
+        is_what = f"is {len(ids)}" if len(ids) != 1 else "is not in the vocabulary"
+        raise UserError(f'A new word starts from one token, but "{like}" {is_what}: choose another new_token_like.')
     tokenizer.add_tokens(word)
     table = text_encoder.get_input_embeddings()
     extended = ExtendedEmbedding(table, tokenizer.convert_tokens_to_ids(word), table.weight[ids[0]])
@@ -73,7 +73,7 @@ def add_word(
 
 
 def _unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token of unknown words; None where all are spelled out in letters."""
+    """The token of unknown words; None if the tokenizer spells them out in letters."""
     unknown = tokenizer.unk_token_id
     return None if unknown == tokenizer.eos_token_id else unknown  # CLIP reuses EOS as UNK.
 
@@ -88,7 +88,7 @@ def save_word(word: str, embedding: ExtendedEmbedding, path: Path) -> None:
 
 @torch.no_grad()
 def load_word(word: str, embedding: ExtendedEmbedding, path: Path | None) -> None:
-    """Take the embedding in the folder `path`; None makes the word mean again what it started from."""
+    """Load the embedding in the folder `path`; None restores the initial one."""
     from safetensors.torch import load_file
 
     if path is None:
@@ -96,11 +96,11 @@ def load_word(word: str, embedding: ExtendedEmbedding, path: Path | None) -> Non
         return
     saved = load_file(path / EMBEDDING_FILE)
     if word not in saved:
-        raise UserError(f'{path} explains the word "{next(iter(saved))}", not "{word}": set new_token to it.')
+        raise UserError(f'{path} has the word "{next(iter(saved))}", not "{word}": set new_token to it.')
     value = saved[word].reshape(-1)
     if value.shape != embedding.new.shape:
         raise UserError(
-            f'The word "{word}" in {path} has {len(value)} numbers, the model wants {len(embedding.new)}: it was '
-            "learned with another base model. Set the guide's model to that."
+            f'The word "{word}" in {path} has {len(value)} numbers, but the model needs {len(embedding.new)}: set the '
+            "guide's model to the base model that the word was learned with."
         )
     embedding.new.copy_(value)
