@@ -43,7 +43,7 @@ class Colors(nn.Module, abc.ABC):
     """How many there are."""
 
     @abc.abstractmethod
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Colours from what the network says."""
 
     @abc.abstractmethod
@@ -67,7 +67,7 @@ class RGB(Colors):
 
     channels = 3
 
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         return torch.sigmoid(raw)
 
     def to_rgb(self, colors: Float[Tensor, "n c"], accumulation: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:
@@ -95,7 +95,7 @@ class Latents(Colors):
         self.register_buffer("to_rgb_map", grey)
         self.register_buffer("from_rgb_map", torch.zeros(4, channels))
 
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         return raw
 
     def to_rgb(self, colors: Float[Tensor, "n c"], accumulation: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:
