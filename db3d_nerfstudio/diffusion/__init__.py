@@ -1,4 +1,4 @@
-"""What is done with any guide, each written once: distillation, sampling, translation, DreamBooth."""
+"""Functions over any guide, each written once: score distillation, sampling, translation, DreamBooth."""
 
 from db3d_nerfstudio.diffusion.denoising import denoising_errors as denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig as DreamBoothConfig

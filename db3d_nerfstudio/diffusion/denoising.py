@@ -1,6 +1,6 @@
-"""How well a guide denoises images when it is told what they show: what its training minimised, noise by noise.
+"""How well a guide denoises images given their captions: its training loss, separately at each noise level.
 
-In a few evaluations, and with no sample's chance, it says what a guide knows of a subject, sides it never saw included.
+This measures how well a guide models a subject, unseen sides included, in a few evaluations and without sampling noise.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ def denoising_errors(
 
     Args:
         noises: Fractions of the noise schedule.
-        draws: Noises of which each error is the mean.
-        mask: Where errors count; unset, everywhere.
+        draws: Number of noise samples that each error is averaged over.
+        mask: Where errors count; by default everywhere.
     """
     mask = torch.ones_like(z[:, :1]) if mask is None else mask.to(z)
     errors = torch.zeros(len(noises), len(z), device=z.device)
