@@ -1,8 +1,8 @@
 """The NeRF: rays to outputs, deterministically but for the jitter of training samples; a batch to losses.
 
-The batch decides the loss. With pixels in it (a pseudo view) the rendering is compared with them. Without (a random
-camera) it is lit, put in front of a background and graded by the guide. Light, shading and background are drawn there,
-so that viewer, evaluation and exporters see a plain renderer.
+The batch decides the loss. A rendering is compared with the pixels of a pseudo view; without pixels (a random camera)
+it is lit, put in front of a background and passed to score distillation. Light, shading and background are drawn in the
+loss, so that viewer, evaluation and exporters see a plain renderer.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ class DreamBooth3DModelConfig(ModelConfig):
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = to_immutable_dict({})
     eval_num_rays_per_chunk: int = 16384
-    """Rays rendered at a time outside training."""
+    """Number of rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
     sds: SDSConfig = dataclasses.field(default_factory=SDSConfig)
@@ -57,7 +57,7 @@ class DreamBooth3DModelConfig(ModelConfig):
     background: BackgroundConfig = dataclasses.field(default_factory=BackgroundConfig)
     """What lies behind the object."""
     normal_weight_threshold: float = 0.01
-    """Share of a ray's light that a sample must contribute to have its normal computed in training."""
+    """Share of a ray's light above which a sample's normal is computed in training."""
     sds_loss_mult: float = 0.01
     """Weight of score distillation."""
     recon_loss_mult: float = 10.0
@@ -75,7 +75,7 @@ class DreamBooth3DModel(Model):
         super().populate_modules()
         config = self.config
         if config.field.latent_channels is not None and config.shading.lambertian_prob > 0:
-            raise UserError("light does not fall on a guide's z: set --pipeline.model.shading.lambertian-prob 0")
+            raise UserError("a guide's z cannot be shaded: set --pipeline.model.shading.lambertian-prob 0")
         self.field = config.field.setup()
         self.sampler = config.sampler.setup()
         self.background = config.background.setup(colors=self.field.colors.channels)
@@ -86,12 +86,12 @@ class DreamBooth3DModel(Model):
         self._empty_renders = 0
 
     def set_progress(self, progress: float) -> None:
-        """Says which fraction of the present phase is done; every schedule is a function of it."""
+        """Set the fraction of the present phase that is done; every schedule is a function of it."""
         self._progress = progress
 
     @torch.no_grad()
     def reset_field(self) -> None:
-        """Starts a second NeRF in the same Parameters, which the optimizers hold."""
+        """Start a second NeRF in the same Parameters, which the optimizers hold."""
         channels = self.field.colors.channels
         fresh = self.config.field.setup(), self.config.background.setup(colors=channels)
         for module, start in zip((self.field, self.background), fresh, strict=True):
@@ -171,7 +171,7 @@ class DreamBooth3DModel(Model):
     def _guided_image(
         self, render: Render, shading: Int[Tensor, " b"], image_shape: tuple[int, int, int]
     ) -> Float[Tensor, "b c h w"]:
-        """What the guide grades: the views, lit as they were drawn, in front of backgrounds of their own."""
+        """The images for score distillation: the views, lit as drawn, each in front of a background of its own."""
         num, height, width = image_shape
         colors = render.colors.view(num, height * width, -1)
         accumulation = render.accumulation.view(num, -1, 1)
@@ -196,7 +196,7 @@ class DreamBooth3DModel(Model):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*n 4"]:
         """Colours without the background, and true alpha.
 
-        The exporters of point clouds ask for opaque pixels until they have enough; of an empty scene, for ever.
+        Point cloud exporters render until they have enough opaque pixels, which in an empty scene never ends.
         """
         alpha = outputs["accumulation"]
         opaque = bool((alpha > 0.5).any())
