@@ -1,7 +1,7 @@
-"""What DreamBooth has done to a guide: what it has learned of the subject, and what that has cost.
+"""The effect of DreamBooth on a guide: what it gains of the subject, and what it loses.
 
-A guide that is tuned too long knows the subject from the photos' side only; that, and no other, is DreamBooth3D's
-reason for three stages (2303.13508, section 3.1).
+A guide that is tuned for too long draws the subject from the photos' sides only, which is DreamBooth3D's reason for
+three stages (2303.13508, section 3.1).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def view_diversity(said: list[str]) -> float:
-    """Entropy of the views that samples show, over that of all views alike: 0 if they all show the same, at most 1.
+    """Normalised entropy of the views that samples show: 0 if all show the same view, at most 1.
 
     Args:
-        said: What samples of prompts that name every view equally often are said to show.
+        said: The classified views of samples whose prompts name every view equally often.
     """
     shares = [count / len(said) for count in Counter(said).values()]
     return sum(-share * log(share) for share in shares) / log(len(VIEW_NAMES))
@@ -35,11 +35,11 @@ def diversity(images: Float[Tensor, "n 3 h w"], distance: Distance) -> float:
     """DIV: mean distance, LPIPS in the paper, over all pairs of samples of one prompt (2208.12242, table 3).
 
     Raises:
-        ValueError: fewer than two samples have no pair.
+        ValueError: there are fewer than two samples.
     """
     pairs = list(combinations(range(len(images)), 2))
     if not pairs:
-        raise ValueError(f"diversity needs two samples at least, got {len(images)}")
+        raise ValueError(f"diversity needs at least two samples, got {len(images)}")
     first, second = zip(*pairs, strict=True)
     return float(distance(images[list(first)], images[list(second)]).mean())
 

@@ -1,10 +1,10 @@
-"""`db3d dreambooth`: a text-to-image model that knows a subject, and sheets of what it can do with it.
+"""`db3d dreambooth`: fine-tune a text-to-image model on a subject, and draw sheets of its applications.
 
-DreamBooth as a product of its own (Ruiz et al. 2022, arXiv 2208.12242). Every result is a folder, made once; the same
-command started again goes on where it was stopped:
+DreamBooth on its own (Ruiz et al. 2022, arXiv 2208.12242). Every result is a folder, made once; if it is interrupted,
+the same command continues:
 
-    OUTPUT/class_images/          what the untouched model thinks of the class, for prior preservation
-    OUTPUT/personalised/          the fine-tune in diffusers' format, and guide.json, which says what it is for
+    OUTPUT/class_images/          images of the class by the untouched model, for prior preservation
+    OUTPUT/personalised/          the fine-tune in diffusers' format, and guide.json, which records its guide
     OUTPUT/sheets/NAME/           the applications of the paper's section 4.4: sheet.png, and its images one by one
 """
 
@@ -39,38 +39,38 @@ PERSONALISED = "personalised"
 
 @dataclass
 class PersonaliseConfig:
-    """Teach a text-to-image model a subject, and show it in other places, poses, colours, clothes and styles."""
+    """Fine-tune a text-to-image model on a subject, and draw it in other places, poses, colours, clothes and styles."""
 
     data: Path | None = None
-    """Folder of 3 to 6 photos of one subject; unset, the bundled photos of a toy duck."""
+    """Folder of 3 to 6 photos of one subject; by default the bundled photos of a toy duck."""
     prompt: str | None = None
-    """Names the subject by a rare word, its identifier, and its class noun: "a photo of a sks robot"."""
+    """Prompt that names the subject by a rare word, the identifier, and a class noun: "a photo of a sks robot"."""
     identifier: str = "sks"
-    """The identifier in the prompt; `db3d tokens` tells whether a word is fit for one."""
+    """The identifier in the prompt; `db3d tokens` checks whether a word is a good one."""
     class_noun: str | None = None
-    """What kind of thing the subject is; unset, what follows the identifier in the prompt."""
+    """What kind of thing the subject is; by default the words after the identifier."""
     max_train_steps: int = 800
     """Iterations of fine-tuning."""
     output: Path | None = None
-    """Folder for all results; unset, outputs/dreambooth/ and the name of the photos' folder."""
+    """Folder for all results; by default outputs/dreambooth/ and the name of the photos' folder."""
     uses: tuple[UseName, ...] = USES
-    """Which sheets to make."""
+    """Sheets to draw."""
     num: int = COLUMNS
-    """Images of every prompt on a sheet."""
+    """Images per prompt on a sheet."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the images of the sheets are drawn."""
     seed: int = 0
     """Seed of the fine-tuning and of the sheets."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
-    """Where to compute."""
+    """Device to run on."""
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
-    """How to fine-tune."""
+    """Settings of the fine-tuning."""
     guide: GuideChoice = field(default_factory=ToyboxGuideConfig)
     """The text-to-image model."""
 
 
 def main(config: PersonaliseConfig) -> None:
-    """Do what is not done yet, and say where everything is."""
+    """Make what is missing, and print where everything is."""
     data, subject = _subject(config)
     for line in check_photos(data):
         announce(line)
@@ -102,7 +102,7 @@ def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:
 
 
 class Personaliser:
-    """Makes the parts of the output folder that are not there yet."""
+    """Makes the missing parts of the output folder."""
 
     def __init__(self, config: PersonaliseConfig, data: Path, subject: Subject, output: Path) -> None:
         self.config, self.data, self.subject = config, data, subject
@@ -137,7 +137,9 @@ class Personaliser:
         with self.progress.during(tuning(PERSONALISED)) as update:
             tuned = self._tuner.tune(path, self.config.max_train_steps, data, progress=update)
         prompt = self.subject.instance_prompt
-        announce(f'Saved, and the same when loaded again; it moves the answer to "{prompt}" by {tuned.change:.1%}.')
+        announce(
+            f'Saved, and the same when loaded again; noise estimates for "{prompt}" changed by {tuned.change:.1%}.'
+        )
 
     def sheet(self, use: Use, personalised: Path) -> Path:
         """The folder of an application's sheet and images."""

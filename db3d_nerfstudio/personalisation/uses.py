@@ -50,7 +50,7 @@ def _uses_of_toys(subject: Subject) -> list[Use]:
         ),
         Use(
             "art_rendition",
-            "Art rendition (the toybox knows no painters, but patterns)",
+            "Art rendition (patterns, as the toybox has no painters)",
             _each("a photo of a {} " + name, ("striped", "spotted")),
         ),
     ]

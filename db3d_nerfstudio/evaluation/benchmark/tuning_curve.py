@@ -1,10 +1,10 @@
-"""Why three stages: what a guide gains and loses with every DreamBooth iteration, as a figure.
+"""Why three stages: a figure of what a guide gains and loses with every DreamBooth iteration.
 
     python -m db3d_nerfstudio.evaluation.benchmark.tuning_curve --output outputs/tuning_curve
 
-DreamBooth3D (2303.13508, section 3.1) rests on this: a guide tuned a little is not yet sure of the subject but still
-knows its sides, one tuned long knows the subject and shows it from the photos' side whatever the prompt says. The true
-toy says it without samples: how well does the guide denoise views from sides that it has seen, and from others?
+DreamBooth3D (2303.13508, section 3.1) rests on this: a guide that is tuned a little draws the subject roughly but from
+the right sides; one that is tuned for long draws the subject from the photos' sides, whatever the prompt. With the true
+toy, this is measured without samples: how well does the guide denoise views from seen and from unseen sides?
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ class TuningCurveConfig:
     """DreamBooth iterations against likeness of the subject and diversity of the views, on toys never trained on."""
 
     output: Path = Path("outputs/tuning_curve")
-    """Folder of the figure, its numbers and the samples."""
+    """Folder for the figure, its numbers and the samples."""
     iterations: tuple[Natural, ...] = (0, 50, 150, 400, 800, 1600)
-    """When to look; the last says how long each guide is tuned."""
+    """Iterations at which to measure; each guide is tuned up to the last."""
     classes: tuple[str, ...] = ("dog", "duck", "car", "chair")
-    """Kinds of toys, one toy each."""
+    """Kinds of toys, with one toy each."""
     first_toy: int = FIRST_TOY
     """Seed of the first toy."""
     per_view: Count = 8
-    """Samples of the prompt of each view."""
+    """Samples per view."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
     """How samples are drawn."""
     seed: int = 0
@@ -69,31 +69,31 @@ class TuningCurveConfig:
     guide: ToyboxGuideConfig = field(default_factory=ToyboxGuideConfig)
     """The guide."""
     dreambooth: DreamBoothConfig = field(default_factory=lambda: DreamBoothConfig(num_class_images=32))
-    """How it is tuned."""
+    """Settings of the fine-tuning."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A guide after some iterations, as the judge sees its samples."""
+    """Measures of a guide after some iterations."""
 
     iterations: int
-    """How long it was tuned."""
+    """Number of iterations so far."""
     subject_similarity: float
-    """Mean cosine of samples of the subject's prompts and photos; higher is better."""
+    """Mean cosine between samples of the subject's prompts and photos; higher is better."""
     view_diversity: float
-    """Entropy of the sides that they show, 1 if all four alike; higher is better."""
+    """Normalised entropy of the sides that they show, 1 if all four equally; higher is better."""
     views_right: float
-    """Share that shows the side that the prompt names."""
+    """Share of samples that show the side in their prompt."""
     preservation: float
-    """PRES: mean cosine of samples of the class's prompt and photos of the subject; lower is better."""
+    """PRES: mean cosine between samples of the class's prompt and photos of the subject; lower is better."""
     diversity: float
     """DIV: mean distance (1 - cosine) of samples of the subject's front; higher is better."""
     error_seen: float
-    """Error of denoising true views from the half that the photos show, told the side; lower is better.
+    """Error of denoising true views from the half that the photos show, with the side in the caption; lower is better.
 
-    It is relative to the untouched guide's, which is told the class: below 1, the guide has learned something."""
+    It is relative to the untouched guide's with the class in the caption: below 1, the guide has gained something."""
     error_unseen: float
-    """The same for true views from behind: above 1, it has lost more of the class than it has learned."""
+    """The same for true views from behind: above 1, the guide has lost more of the class than it has gained."""
 
 
 class Truth(NamedTuple):
@@ -106,7 +106,7 @@ class Truth(NamedTuple):
 
 
 def main(config: TuningCurveConfig) -> None:
-    """Tune a guide on each toy, look at it on the way, and draw the figure; finished toys are not done again."""
+    """Tune a guide on each toy, measure it on the way, and draw the figure; finished toys are kept."""
     from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.toybox.judge import load_judge
     from db3d_nerfstudio.workspace import Workspace
@@ -167,7 +167,7 @@ def tuning_curve(
 
 
 def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) -> Truth:
-    """Every other view of the evaluation, and the errors of the guide as it is, told the class and the side."""
+    """Every other view of the evaluation, and the guide's errors, with class and side in the captions."""
     from db3d_nerfstudio.evaluation.metrics.fidelity import photograph_truth
     from db3d_nerfstudio.evaluation.metrics.renders import NUM_VIEWS, evaluation_orbit
     from db3d_nerfstudio.toybox.scene import Studio
@@ -181,7 +181,7 @@ def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) 
 
 
 def errors_of(guide: DiffusionGuide, truth: Truth, prompt: str) -> tuple[float, float]:
-    """`Point.error_seen` and `Point.error_unseen` of the guide as it is, told the prompt and the side."""
+    """`Point.error_seen` and `Point.error_unseen` of the guide, with prompt and side in the captions."""
     relative = (_errors(guide, truth.z, truth.mask, truth.views, prompt) / truth.untouched).mean(0)
     behind = wrap_degrees(truth.views.azimuth).abs() > 90
     return relative[~behind].mean().item(), relative[behind].mean().item()
@@ -204,7 +204,7 @@ def look_at(
     done: int,
     config: TuningCurveConfig,
 ) -> tuple[torch.Tensor, Point]:
-    """Samples of the subject from all sides, and what the judge makes of them; `errors` are those of `errors_of`."""
+    """Samples of the subject from all sides, and the judge's measures of them; `errors` are those of `errors_of`."""
 
     prompts = prompts_of_all_views(subject.instance_prompt, config.per_view)
     samples = draw(guide, prompts, config.sampling, config.seed)
@@ -225,7 +225,7 @@ def look_at(
 
 
 def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """1 - cosine of the judge's embeddings: LPIPS knows photos, the judge knows toys."""
+    """1 - cosine of the judge's embeddings, used in place of LPIPS, which is made for photos."""
 
     def distance(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return 1 - (judge.look(one).embedding * judge.look(other).embedding).sum(-1)
