@@ -1,8 +1,8 @@
-"""Captions of the photos in fine-tuning: the subject's prompt, and the side that a photo shows if that is known.
+"""What photos are called in fine-tuning: the subject's prompt, and the side that a photo shows where it is known.
 
-DreamBooth's captions name no side. A guide that was trained on the names of sides then learns the subject without one,
-and a prompt that names a side still gives the generic class. The side is taken from the file's name, or guessed: of
-several captions, the likeliest is the one with which the guide denoises the photo best (Li et al. 2023, 2303.16203).
+DreamBooth's captions name no side. A guide that knows the names of sides then learns the subject without one, and what
+it is asked for by name stays the generic class. The side may be known from a file's name, or guessed: of several
+captions, that is the likeliest which lets the guide denoise the photo best (Li et al. 2023, arXiv 2303.16203).
 """
 
 import json
@@ -15,20 +15,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.denoising import denoising_errors
+from db3d_nerfstudio.diffusion.denoising import NoiseLevels, denoising_errors
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.photos import load_photos, photo_paths, photos_digest
-from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, Subject
+from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, Subject, seen_from
 from db3d_nerfstudio.workspace import Workspace
 
 ViewWords = Literal["none", "file_names", "guess"]
 Captions = dict[str, float]
 """What an image may be called, and the shares in which it is; they sum to 1."""
-GUESS_NOISES = (0.5, 0.7, 0.8, 0.9, 0.95)
-"""Fractions of the noise schedule at which a photo is denoised: less noise hides no side, more hides every one."""
-GUESS_DRAWS = 4
-"""Noises per fraction."""
+GUESS_LEVELS = NoiseLevels((0.5, 0.7, 0.8, 0.9, 0.95), draws=4)
+"""At which a photo is denoised: less noise hides no side, more hides every one."""
 GUESS_SHARPNESS = 25.0
 """How much likelier a caption is per relative error of denoising: exp(-sharpness * error).
 
@@ -45,7 +43,7 @@ def named_view(path: Path) -> str | None:
 
 
 def front_half(tells_sides: bool) -> list[str]:
-    """The sides of a subject that casual photos show."""
+    """What casual photos show of a subject."""
     return [name for name in DIRECTIONS if "back" not in name] if tells_sides else ["front", "side"]
 
 
@@ -53,14 +51,14 @@ def front_half(tells_sides: bool) -> list[str]:
 def guess_views(
     guide: DiffusionGuide, photos: Float[Tensor, "n 3 h w"], class_prompt: str, seed: int
 ) -> list[dict[str, float]]:
-    """The probability of each side of `front_half` for each photo, according to the untouched guide."""
+    """How likely each of `front_half` is to be what each photo shows, by what the untouched guide makes of it."""
     views = front_half(guide.tells_sides)
-    text = guide.embed([f"{class_prompt}, {view} view" for view in views])
+    text = guide.embed([seen_from(class_prompt, view) for view in views])
     generator = torch.Generator().manual_seed(seed)
     guesses = []
     for photo in photos:
         z = guide.encode(photo[None].to(guide.device)).expand(len(views), -1, -1, -1)
-        errors = denoising_errors(guide, z, text, noises=GUESS_NOISES, draws=GUESS_DRAWS, generator=generator)
+        errors = denoising_errors(guide, z, text, GUESS_LEVELS, generator)
         errors = (errors / errors.mean(1, keepdim=True)).mean(0)
         shares = torch.softmax(-GUESS_SHARPNESS * errors, 0).tolist()
         guesses.append(dict(zip(views, shares, strict=True)))
@@ -68,8 +66,8 @@ def guess_views(
 
 
 def caption(prompt: str, views: dict[str, float]) -> Captions:
-    """The prompt with each of the views named, or the plain prompt if there are none."""
-    return {f"{prompt}, {view} view": share for view, share in views.items()} or {prompt: 1.0}
+    """The prompt with each of the views named, or as it is if there are none."""
+    return {seen_from(prompt, view): share for view, share in views.items()} or {prompt: 1.0}
 
 
 def photo_captions(
@@ -77,10 +75,10 @@ def photo_captions(
 ) -> list[Captions]:
     """The captions of each photo; guesses are made once, and kept in the workspace's `photo_views/views.json`.
 
-    To guess, the guide's base model is restored: fine-tuned on the photos, it denoises them well with any caption.
+    To guess, the guide is put back to what it came as: fine-tuned on the photos it would know them by heart.
 
     Raises:
-        UserError: views are to be taken from file names, and no name has one.
+        UserError: file names are to say the views, and none does.
     """
     paths = photo_paths(folder)
     views = [{} if (name := named_view(path)) is None else {name: 1.0} for path in paths]

@@ -1,9 +1,9 @@
-"""How well a guide denoises images given their captions: its training loss, separately at each noise level.
+"""How well a guide denoises images when it is told what they show: what its training minimised, noise by noise.
 
-This measures how well a guide models a subject, unseen sides included, in a few evaluations and without sampling noise.
+In a few evaluations, and with no sample's chance, it says what a guide knows of a subject, sides it never saw included.
 """
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,30 +13,35 @@ from db3d_nerfstudio.diffusion.guidance import add_noise, standard_noise
 from db3d_nerfstudio.guides.base import DiffusionGuide
 
 
+class NoiseLevels(NamedTuple):
+    """At how much noise a guide is examined, and how often."""
+
+    fractions: tuple[float, ...]
+    """Of the noise schedule."""
+    draws: int
+    """Noises of which the error at each fraction is the mean."""
+
+
 @torch.no_grad()
 def denoising_errors(
     guide: DiffusionGuide,
     z: Float[Tensor, "b c hz wz"],
     text: Float[Tensor, "b n d"],
-    *,
-    noises: Sequence[float],
-    draws: int,
+    levels: NoiseLevels,
     generator: torch.Generator,
     mask: Float[Tensor, "b 1 hz wz"] | None = None,
 ) -> Float[Tensor, "t b"]:
-    """Mean squared error of the guide's noise estimate at each of `noises`, the same noise for all of a batch.
+    """Mean squared error of the guide's noise estimate at each of the levels, the same noise for all of a batch.
 
     Args:
-        noises: Fractions of the noise schedule.
-        draws: Number of noise samples that each error is averaged over.
-        mask: Where errors count; by default everywhere.
+        mask: Where errors count; unset, everywhere.
     """
     mask = torch.ones_like(z[:, :1]) if mask is None else mask.to(z)
-    errors = torch.zeros(len(noises), len(z), device=z.device)
-    for row, fraction in zip(errors, noises, strict=True):
+    errors = torch.zeros(len(levels.fractions), len(z), device=z.device)
+    for row, fraction in zip(errors, levels.fractions, strict=True):
         t = torch.full((len(z),), round(fraction * (len(guide.alphas_cumprod) - 1)), device=z.device)
-        for _ in range(draws):
+        for _ in range(levels.draws):
             eps = standard_noise(z[:1].shape, z.device, generator).expand_as(z)
             squared = (guide.predict_noise(add_noise(guide, z, t, eps), t, text) - eps).square()
-            row += (squared.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)) / draws
+            row += (squared.mean(1, keepdim=True) * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)) / levels.draws
     return errors

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import draw_batches
@@ -33,13 +32,15 @@ def class_images(
     workspace: Workspace,
     progress: Callable[[int], None] | None = None,
 ) -> Prior:
-    """Images of the class, drawn by the guide's base model, which this restores.
+    """Images of the class, made by the guide's base model, to which this returns the guide.
 
     They are kept in the workspace's `class_images`, and made again for another model, prompts, seed or sampling.
 
     Args:
         progress: Called after every batch with the number of images so far.
     """
+    from torchvision.transforms.functional import to_pil_image, to_tensor
+
     guide.load(None)
     prompts = class_prompts(guide, prompt, config)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 
@@ -25,12 +25,9 @@ GUIDES: dict[str, type[DiffusersGuideConfig]] = {
 }
 """Configs by their names on the command line."""
 
-if TYPE_CHECKING:
-    GuideChoice = DiffusersGuideConfig
-else:
-    GuideChoice = tyro.extras.subcommand_type_from_defaults(
-        {name: config() for name, config in GUIDES.items()}, prefix_names=False
-    )
+GuideChoice = tyro.extras.subcommand_type_from_defaults(
+    {name: config() for name, config in GUIDES.items()}, prefix_names=False
+)
 """The type of a command's field `guide`: a subcommand, whose options are the guide's."""
 
 

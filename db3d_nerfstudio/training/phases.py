@@ -50,7 +50,8 @@ class PseudoViewsConfig(TranslationConfig):
     chunk: int = 4
     """Number of renders translated at a time."""
     upscaler: UpscalerConfig | None = None
-    """Model that enlarges the pseudo views of a guide of small images, such as IF's second stage; unset, none."""
+    """Model that enlarges the pseudo views of a guide of small images, such as IF's second stage: end the command with
+    `pipeline.phases.pseudo-views.upscaler:upscaler-config` and its options."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import GaussianGuideConfig
 
-from db3d_nerfstudio.diffusion.denoising import denoising_errors
+from db3d_nerfstudio.diffusion.denoising import NoiseLevels, denoising_errors
 
 NOISES = (0.3, 0.8)
 
@@ -12,7 +12,7 @@ NOISES = (0.3, 0.8)
 def errors(guide, z, draws=400, **how):
     text = guide.embed(["a photo of a dog"] * len(z))
     generator = torch.Generator().manual_seed(0)
-    return denoising_errors(guide, z, text, noises=NOISES, draws=draws, generator=generator, **how)
+    return denoising_errors(guide, z, text, NoiseLevels(NOISES, draws), generator, **how)
 
 
 def test_errors_are_those_of_the_closed_form():

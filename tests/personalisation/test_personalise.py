@@ -136,7 +136,7 @@ def test_tokens_of_the_toybox_are_whole_words(config: PersonaliseConfig, tmp_pat
         "guide": config.guide,
         "device": "cpu",
     }
-    tokens.main(tokens.TokensConfig("olis", "dog", sampling=SamplingConfig(1), **options))
+    tokens.main(tokens.TokensConfig("olis", "dog", **options))
     said = capsys.readouterr().out
     assert '"olis" is one token' in said and (tmp_path / "t" / "olis-dog.png").exists()
     with pytest.raises(UserError, match='the word "xxy5syt00"'):

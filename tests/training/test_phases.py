@@ -3,8 +3,10 @@ import random
 import numpy as np
 import pytest
 import torch
+import tyro
 
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, phase_at, seed_everything
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
+from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig, phase_at, seed_everything
 
 
 @pytest.fixture
@@ -53,3 +55,10 @@ def test_a_phase_that_is_ended_early_keeps_its_schedule(config):
     assert config.total_steps({"initial": 2, "final": 6}) == 6 and config.total_steps({"final": 6}) == 6
     config.final.steps = 0
     assert config.total_steps(ends) == 2 and phase_at(config, 2, ends).name == "initial"
+
+
+def test_an_upscaler_is_turned_on_at_the_end_of_a_command():
+    arguments = ["--strength", "0.4", "upscaler:upscaler-config", "--upscaler.max-train-steps", "3"]
+    config = tyro.cli(PseudoViewsConfig, args=arguments)
+    assert config == PseudoViewsConfig(strength=0.4, upscaler=UpscalerConfig(max_train_steps=3))
+    assert tyro.cli(PseudoViewsConfig, args=[]).upscaler is None

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.cameras import Views, wrap_degrees
-from db3d_nerfstudio.diffusion.denoising import denoising_errors
+from db3d_nerfstudio.diffusion.denoising import NoiseLevels, denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
@@ -42,10 +42,8 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.guides.base import DiffusionGuide
     from db3d_nerfstudio.toybox.judge import Judge
 
-NOISES = (0.4, 0.6, 0.7, 0.8, 0.9)
-"""Fractions of the noise schedule at which true views are denoised."""
-DRAWS = 3
-"""Noises per fraction."""
+LEVELS = NoiseLevels((0.4, 0.6, 0.7, 0.8, 0.9), draws=3)
+"""At which true views are denoised."""
 
 
 @dataclass
@@ -191,7 +189,7 @@ def _errors(guide: DiffusionGuide, z: Tensor, mask: Tensor, views: Views, prompt
     with torch.no_grad():
         text = guide.embed(nearest_prompts(prompt, views, guide.tells_sides))
     generator = torch.Generator().manual_seed(0)
-    return denoising_errors(guide, z, text, noises=NOISES, draws=DRAWS, generator=generator, mask=mask)
+    return denoising_errors(guide, z, text, LEVELS, generator, mask)
 
 
 @torch.no_grad()
