@@ -26,8 +26,8 @@ cameras.position_jitter = cameras.center_jitter = cameras.up_jitter = 0.0  # As 
 
 phases = config.pipeline.phases
 phases.initial.steps, phases.final.steps = 2500, 1500  # Later stages keep what the initial NeRF gets wrong.
-phases.learning_rate_left = 0.1  # Smoother surfaces.
-phases.fresh_final = False  # From scratch, pseudo views that contradict each other blur the NeRF or swap its sides.
+phases.lr_final_fraction = 0.1  # Smoother surfaces.
+phases.reset_nerf = False  # From scratch, pseudo views that contradict each other blur the NeRF or swap its sides.
 phases.partial_steps = 400  # After the paper's 150, this small guide draws the duck without a beak.
 phases.pseudo_views.steps = 25
 phases.pseudo_views.strength = 0.6  # Above, the guide turns renders to the sides of the photos.

@@ -7,9 +7,8 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
 def in_one_stage(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
-    """Full DreamBooth in place of the partial one, and a single NeRF with the steps of both."""
+    """One NeRF, guided by D_full, for as long as the two are trained together."""
     phases = config.pipeline.phases
-    phases.partial_steps = phases.full_steps
     phases.initial.steps += phases.final.steps
     phases.final.steps = 0
     return config

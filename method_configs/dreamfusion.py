@@ -7,6 +7,6 @@ from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 
 config = in_one_stage(make_config())
 config.method_name = "dreamfusion"
-config.pipeline.phases.partial_steps = 0
+config.pipeline.phases.full_steps = 0
 
 method = MethodSpecification(config, description="Baseline: text only, no photos; the prompt needs no identifier.")

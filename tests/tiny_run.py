@@ -20,7 +20,7 @@ from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.runner import PhaseRunner
-from db3d_nerfstudio.training.tasks import run_tasks
+from db3d_nerfstudio.training.tasks import contents, run_tasks
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 START = 3
@@ -76,13 +76,14 @@ def tiny_run(config: DreamBooth3DTrainerConfig) -> TinyRun:
     torch.manual_seed(0)
     config, saved, ends = copy.deepcopy(config), [], []
     config.save_config()
-    pipeline, folder, model = config.pipeline.setup(device="cpu"), config.run_folder(), config.pipeline.model
+    pipeline, folder = config.pipeline.setup(device="cpu"), config.run_folder()
+    model, phases = config.pipeline.model, config.pipeline.phases
     adam = {"optimizer": AdamOptimizerConfig(lr=0.1), "scheduler": None}
     context = pipeline.context = RunContext(
         model=pipeline.model,
         datamanager=pipeline.datamanager,
         optimizers=Optimizers({"encodings": adam, "networks": adam}, pipeline.get_param_groups()),
-        record=RunRecord(folder, describe(config), run_tasks(config.pipeline.phases, 3), total_steps=7),
+        record=RunRecord(folder, describe(config, contents(phases)), run_tasks(phases, 3), total_steps=7),
         interventions=Interventions(folder, model.prompt, model.sds.guidance_scale),
         folder=folder,
         seed=config.machine.seed,
@@ -90,4 +91,4 @@ def tiny_run(config: DreamBooth3DTrainerConfig) -> TinyRun:
         end_at=ends.append,
         accumulation=2,
     )
-    return TinyRun(pipeline, context, PhaseRunner(config.pipeline.phases, context), saved, ends)
+    return TinyRun(pipeline, context, PhaseRunner(phases, context), saved, ends)

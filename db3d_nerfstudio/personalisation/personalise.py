@@ -29,8 +29,9 @@ from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
 from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.photos import load_photos
-from db3d_nerfstudio.run.progress import CLASS_IMAGES, RunProgress, Task, shown, tuning
+from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
 from db3d_nerfstudio.words import Subject, parse_subject
 from db3d_nerfstudio.workspace import Workspace
 
@@ -120,7 +121,7 @@ class Personaliser:
         if self._tuner.needs_prior:
             number, units = config.dreambooth.num_class_images, config.dreambooth.class_sampling.steps
             tasks.append(Task("1/2 personalise", CLASS_IMAGES, "images", number, units))
-        tasks.append(Task("1/2 personalise", tuning(PERSONALISED), "tuning", config.max_train_steps))
+        tasks.append(Task("1/2 personalise", dreambooth_task(PERSONALISED), "tuning", config.max_train_steps))
         for use in self.uses:
             tasks.append(Task("2/2 sheets", use.title, "images", config.num * len(use.prompts), config.sampling.steps))
         return tasks
@@ -134,7 +135,7 @@ class Personaliser:
         if self._tuner.needs_prior:
             with self.progress.during(CLASS_IMAGES) as update:
                 data = replace(data, prior=self._tuner.class_images(update))
-        with self.progress.during(tuning(PERSONALISED)) as update:
+        with self.progress.during(dreambooth_task(PERSONALISED)) as update:
             tuned = self._tuner.tune(path, self.config.max_train_steps, data, progress=update)
         prompt = self.subject.instance_prompt
         announce(

@@ -20,6 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.images import save_animation
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.nerf.model import DreamBooth3DModel
 
 Panel = Literal["rgb", "normals", "depth"]
+TURNTABLES = "turntables"
+"""The folder in the run folder that training films its NeRFs into."""
+TURNTABLE_FRAMES, TURNTABLE_SIZE, TURNTABLE_MILLISECONDS = 24, 128, 100
 
 
 @dataclass
@@ -106,6 +110,23 @@ def save_film(folder: Path, frames: list[UInt8[ndarray, "h w 3"]], fps: int) -> 
         publish(scratch, path)
         paths.append(path)
     return paths
+
+
+def turntable_path(run: Path, nerf: str) -> Path:
+    """Where training puts the film of a NeRF, such as "Initial NeRF"."""
+    return run / TURNTABLES / f"{nerf.lower().replace(' ', '-')}.webp"
+
+
+def save_turntable(model: DreamBooth3DModel, cameras: Cameras, path: Path) -> None:
+    """Film colours and normals of a model as an endless WebP; leaves the model in the mode it was in."""
+    training = model.training
+    model.eval()
+    frames = torch.stack([torch.from_numpy(frame) for frame in film(model, cameras, ("rgb", "normals"))])
+    model.train(training)
+    path.parent.mkdir(exist_ok=True)
+    scratch = path.with_suffix(".tmp.webp")
+    save_animation(frames.permute(0, 3, 1, 2) / 255, scratch, TURNTABLE_MILLISECONDS)
+    publish(scratch, path)
 
 
 @cache

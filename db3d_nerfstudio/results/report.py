@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from PIL import Image
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.images import bytes_uri, data_uri, tiled
+from db3d_nerfstudio.images import data_uri, file_uri, tiled
 from db3d_nerfstudio.photos import load_photo
-from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
+from db3d_nerfstudio.results.film import TURNTABLES
+from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.run.interventions import Change, read_changes
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.run.progress import clock_time
@@ -27,15 +28,9 @@ from db3d_nerfstudio.workspace import publish
 
 FILE = "report.html"
 TEMPLATE = Path(__file__).parent / "assets" / FILE
-FRAMES, FRAME_SIDE, FRAMES_PER_SECOND = 24, 128, 10
 TILE = 96
 """Side of photos and class images, pixels."""
 MOST_CLASS_IMAGES = 32
-TUNINGS = {
-    "partial": "partial: a short fine-tuning on the photos",
-    "full": "full: a long one",
-    "multiview": "multiview: partial, tuned further on photos and pseudo views",
-}
 
 
 @dataclass
@@ -72,7 +67,7 @@ def write_report(run: Path) -> Path:
         prompt=manifest["inputs"]["prompt"],
         state=_state(manifest),
         sections=_sections(run, manifest),
-        curves=_curves(run),
+        curves=_curves(run, _tunings(manifest)),
         tasks=[{"name": name, **task, "time": clock_time(task["seconds"])} for name, task in manifest["tasks"].items()],
         total_time=clock_time(float(sum(task["seconds"] for task in manifest["tasks"].values()))),
         commands=next_commands(run) if manifest["state"] == "finished" else [("go on", manifest["command"])],
@@ -95,65 +90,53 @@ def _state(manifest: dict[str, Any]) -> str:
 
 
 def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
-    folder = manifest["inputs"]["folder"]
+    """What the run has made, or will make: a baseline has fewer sections."""
+    folder, contents = manifest["inputs"]["folder"], manifest["contents"]
     photos = [Path(folder or "") / photo["file"] for photo in manifest["inputs"]["photos"]]
     classes = sorted((run / "class_images").glob("*.png"))[:MOST_CLASS_IMAGES]
-    sheets = [(words, run / "dreambooth" / name / "samples.png") for name, words in TUNINGS.items()]
+    sheets = [(contents[name], run / name / "samples.png") for name in _tunings(manifest)]
     views = run / "pseudo_views" / "contact_sheet.png"
-    return [
-        Section("Photos", str(folder), [(path.name, _tile(path)) for path in photos if path.exists()]),
-        Section(
+    films = sorted((run / TURNTABLES).glob("*.webp"), key=os.path.getmtime)
+    sections = {
+        "inputs": Section("Photos", str(folder), [(path.name, _tile(path)) for path in photos if path.exists()]),
+        "class_images": Section(
             "Class images",
-            "What the untouched guide thinks of the class.",
+            "Samples of the class by the untuned guide.",
             [("", data_uri(tiled([load_photo(path, TILE) for path in classes], columns=8)))] if classes else [],
         ),
-        Section(
-            "What the fine-tuned guides draw",
-            "Columns: front, side, back and overhead view; the same noise for all three.",
+        "dreambooth/full": Section(
+            "Samples of the fine-tuned guides",
+            "Columns: front, side, back and overhead view; the same noise for all of them.",
             [(words, data_uri(Image.open(path))) for words, path in sheets if path.exists()],
         ),
-        Section(
+        "pseudo_views": Section(
             "Pseudo views",
-            "Rows: photos; renders of the initial NeRF; what the fully tuned guide makes of them.",
+            "Rows: photos; renders of the initial NeRF; what D_full makes of them.",
             [("", data_uri(Image.open(views)))] if views.exists() else [],
         ),
-        Section(
-            "Initial and final NeRF",
-            "Colours and normals, at the newest checkpoint.",
-            [(name, _turntable(path)) for name, path in _nerfs(run)],
+        TURNTABLES: Section(
+            "NeRFs",
+            f"Colours and normals at the end of training; db3d turntable {run} films the newest checkpoint.",
+            [(path.stem.replace("-", " "), file_uri(path)) for path in films],
         ),
-    ]
+    }
+    return [section for name, section in sections.items() if name in contents or (name == "inputs" and folder)]
 
 
-def _nerfs(run: Path) -> list[tuple[str, Path]]:
-    """The NeRFs that there are: until the second one begins, the run's own checkpoint is of the first."""
-    nerfs = [("initial", run / "initial"), ("final", run)] if (run / "initial").exists() else [("the NeRF so far", run)]
-    return [(name, path) for name, path in nerfs if checkpoint_step(path / "nerfstudio_models") >= 0]
+def _tunings(manifest: dict[str, Any]) -> list[str]:
+    """The folders of the fine-tuned guides, in the order in which they are made."""
+    order = [f"dreambooth/{name}" for name in ("partial", "full", "multiview")]
+    return [name for name in order if name in manifest["contents"]]
 
 
-def _turntable(run: Path) -> str:
-    """A NeRF going round, as an animated picture."""
-    from db3d_nerfstudio.results.film import film
-    from db3d_nerfstudio.results.open_run import open_run
-
-    pipeline = open_run(run)
-    orbit = pipeline.datamanager.config.dataparser
-    cameras, _ = dataclasses.replace(orbit, num_views=FRAMES, resolution=FRAME_SIDE).orbit()
-    frames = [Image.fromarray(frame) for frame in film(pipeline.model, cameras, ("rgb", "normals"))]
-    data = io.BytesIO()
-    options = {"append_images": frames[1:], "duration": 1000 // FRAMES_PER_SECOND, "loop": 0, "quality": 80}
-    frames[0].save(data, "WEBP", save_all=True, **options)
-    return bytes_uri(data.getvalue(), "image/webp")
-
-
-def _curves(run: Path) -> str:
+def _curves(run: Path, folders: list[str]) -> str:
     """The losses of the fine-tunings and of the NeRFs, as SVG; empty if there are none."""
     from matplotlib.figure import Figure
 
     tunings = {
-        f"DreamBooth {name}": list(enumerate(json.loads(path.read_text("utf8")), 1))
-        for name in TUNINGS
-        if (path := run / "dreambooth" / name / "losses.json").exists()
+        f"DreamBooth {Path(folder).name}": list(enumerate(json.loads(path.read_text("utf8")), 1))
+        for folder in folders
+        if (path := run / folder / "losses.json").exists()
     }
     curves = {**tunings, **{f"NeRF: {name}": curve for name, curve in read_losses(run).items()}}
     if not curves:

@@ -12,8 +12,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.workspace import publish
 
 FILE = "interventions.json"
@@ -32,7 +33,7 @@ class Change:
     guidance_scale: float | None = None
     """Classifier-free guidance of score distillation from then on."""
     ends: PhaseName | None = None
-    """The phase that has this many steps only, counted from the beginning of the run."""
+    """The phase that ends at this step, counted from the beginning of the run."""
 
 
 def read_changes(run: Path) -> list[Change]:
@@ -42,7 +43,7 @@ def read_changes(run: Path) -> list[Change]:
 
 
 def add_change(run: Path, change: Change) -> None:
-    """Record a change; from then on a resumed run knows of it."""
+    """Record a change; a resumed run applies it too."""
     changes = [
         {key: value for key, value in dataclasses.asdict(made).items() if value is not None}
         for made in [*read_changes(run), change]
@@ -67,36 +68,36 @@ def stage_ends(changes: list[Change]) -> dict[PhaseName, int]:
 
 
 class Interventions:
-    """The changes made to a run so far, and the wishes that wait for the next step."""
+    """The changes made to a run so far, and the requests that wait for the next step."""
 
     def __init__(self, run: Path, prompt: str, guidance_scale: float) -> None:
         self._run = run
         self._started_with = (prompt, guidance_scale)
         self._changes = read_changes(run)
-        self._wishes: SimpleQueue[dict[str, str | float]] = SimpleQueue()
+        self._requests: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self.answer = ""
-        """What became of the last wish."""
+        """What became of the last request."""
 
-    def wish(self, **change: str | float) -> None:
+    def request(self, **change: str | float) -> None:
         """Ask, from any thread, for a `Change` to hold from the next NeRF step on."""
         self.answer = "From the next NeRF step on."
-        self._wishes.put(change)
+        self._requests.put(change)
 
-    def grant(self, step: int, check_prompt: Callable[[str], None], next_end: int, phase: PhaseName) -> None:
-        """Called before a step: record what was wished for, unless it cannot be.
+    def apply(self, step: int, check_prompt: Callable[[str], None], next_end: int, phase: PhaseName) -> None:
+        """Called before a step: record what was requested, unless it cannot be.
 
         Args:
-            check_prompt: Raises ValueError for a prompt that the guide cannot be given.
+            check_prompt: Raises UserError for a prompt that the guide cannot be given.
             next_end: The first step, after this one, at which the phase can end.
             phase: The phase of the step.
         """
-        while not self._wishes.empty():
-            wish = self._wishes.get()
-            change = Change(next_end if "ends" in wish else step, **wish)
+        while not self._requests.empty():
+            request = self._requests.get()
+            change = Change(next_end if "ends" in request else step, **request)
             try:
                 if change.prompt is not None:
                     check_prompt(change.prompt)
-            except ValueError as error:
+            except UserError as error:
                 self.answer = f"Not done: {error}"
                 continue
             if change.ends not in (None, phase):
@@ -104,7 +105,7 @@ class Interventions:
                 continue
             add_change(self._run, change)
             self._changes.append(change)
-            self.answer = f"Since step {step}." if change.ends is None else f"The {phase} NeRF ends at step {next_end}."
+            self.answer = f"Since step {step}." if change.ends is None else f"This NeRF ends at step {next_end}."
 
     def guidance_at(self, step: int) -> tuple[str, float]:
         """Prompt and guidance scale of a step."""

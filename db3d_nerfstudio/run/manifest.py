@@ -30,23 +30,6 @@ SECONDS_BETWEEN_WRITES = 10.0
 SECONDS_BETWEEN_SAMPLES = 0.5
 """How often the memory in use is looked at."""
 
-CONTENTS = {
-    "manifest.json": "this: inputs, settings, versions, times",
-    "report.html": "the run in one page, made at its end or by `db3d report`",
-    "config.yml": "every setting, for nerfstudio's programs (--load-config)",
-    "photo_views": "which sides the guide takes the photos to show",
-    "class_images": "what the untouched guide thinks of the class, for prior preservation",
-    "dreambooth/partial": "the guide after a short fine-tuning on the photos; samples.png shows what it draws",
-    "dreambooth/full": "after a long one",
-    "dreambooth/multiview": "the first, tuned further on photos and pseudo views",
-    "initial": "the initial NeRF, a small run of its own",
-    "pseudo_views": "its renders, turned into the subject by the fully tuned guide; contact_sheet.png shows them",
-    "nerfstudio_models": "the newest checkpoint of the NeRF in training; at the end, the final NeRF",
-    "losses.jsonl": "the NeRFs' losses, one line for every few steps",
-    "interventions.json": "what was changed in the viewer while the run was training",
-}
-"""What lies where in a run folder."""
-
 _PACKAGES = ("db3d_nerfstudio", "nerfstudio", "torch", "diffusers", "transformers", "peft", "nerfacc", "viser")
 
 
@@ -56,8 +39,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return json.loads(file.read_text("utf8")) if file.exists() else {}
 
 
-def describe(config: TrainerConfig) -> dict[str, Any]:
-    """What is known of a run before it starts."""
+def describe(config: TrainerConfig, contents: dict[str, str]) -> dict[str, Any]:
+    """What is known of a run before it starts; `contents` is what will lie where in its folder."""
     folder = config.pipeline.datamanager.data
     photos = [
         {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -70,7 +53,7 @@ def describe(config: TrainerConfig) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "machine": {"system": platform.platform(), "device": _device(config), "threads": torch.get_num_threads()},
         "settings": _plain(settings(config)),
-        "contents": CONTENTS,
+        "contents": contents,
     }
 
 

@@ -39,14 +39,6 @@ class Task:
     """Units of work in each of them: an image takes that many steps of the sampler."""
 
 
-CLASS_IMAGES, PSEUDO_VIEWS, INITIAL_NERF, FINAL_NERF = "Class images", "Pseudo views", "Initial NeRF", "Final NeRF"
-
-
-def tuning(name: str) -> str:
-    """The task of a fine-tuning."""
-    return f"DreamBooth {name}"
-
-
 Listener = Callable[["RunProgress", Event], None]
 
 

@@ -16,12 +16,12 @@ from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.unet.guide import resize
 from db3d_nerfstudio.images import tensor_to_image
-from db3d_nerfstudio.run.progress import CLASS_IMAGES, tuning
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pseudo_views import load_pseudo_views
 from db3d_nerfstudio.training.samples import FILE as SAMPLES
 from db3d_nerfstudio.training.samples import sample_sheet
+from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
 from db3d_nerfstudio.words import Subject, nearest_prompts, parse_subject
 from db3d_nerfstudio.workspace import Workspace
 
@@ -48,12 +48,14 @@ class FineTunes:
 
     def partial(self) -> Path | None:
         """D_partial: a short fine-tuning on the photos."""
-        if not self.config.needs_photos:
+        if self.config.partial_steps == 0:
             return None
         return self._finetuned("partial", self.config.partial_steps, None, self._photos, {})
 
     def full(self) -> Path | None:
         """D_full: a long one."""
+        if self.config.full_steps == 0:
+            return None
         return self._finetuned("full", self.config.full_steps, None, self._photos, {})
 
     def multiview(self, pseudo_views: Path, prompt: str, recipe: dict[str, Any]) -> Path | None:
@@ -78,10 +80,12 @@ class FineTunes:
 
         def make(path: Path) -> None:
             complete = replace(data, prior=self._class_images) if self.tuner.needs_prior else data
-            with self.context.task(tuning(name)) as progress:
+            with self.context.task(dreambooth_task(name)) as progress:
                 losses, _ = self.tuner.tune(path, max_train_steps, complete, start, progress)
                 self._save_samples(name, path)
-            self.context.record.number(f"{tuning(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.context.step)
+            self.context.record.number(
+                f"{dreambooth_task(name)}/loss", sum(losses[-10:]) / len(losses[-10:]), self.context.step
+            )
 
         made_of = {"start": start and start.name, "max_train_steps": max_train_steps, "captions": data.captions}
         return self.workspace.once(f"dreambooth/{name}", {**made_of, **self.tuner.recipe(), **recipe}, make)
@@ -91,7 +95,7 @@ class FineTunes:
         config = SamplingConfig(self.config.dreambooth.class_sampling.steps, self.config.pseudo_views.guidance_scale)
         sheet = sample_sheet(self.guide, self.subject.instance_prompt, config, self.seed)
         tensor_to_image(sheet).save(path / SAMPLES)
-        self.context.record.picture(f"{tuning(name)}/samples", sheet, self.context.step)
+        self.context.record.picture(f"{dreambooth_task(name)}/samples", sheet, self.context.step)
 
     @cached_property
     def subject(self) -> Subject:

@@ -56,18 +56,18 @@ class PseudoViewsConfig(TranslationConfig):
 
 @dataclass
 class PhasesConfig:
-    """The stages. A baseline without stages sets `final.steps` to 0."""
+    """The stages. A baseline in one stage sets `final.steps` to 0: it trains one NeRF, and D_full guides it."""
 
     initial: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
-    """The initial NeRF: score distillation with the partially tuned guide."""
+    """The initial NeRF, or the only one: score distillation with D_partial, or D_full."""
     pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
     """The translation of the initial NeRF's renders by the fully tuned guide."""
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
     """The final NeRF: reconstruction of the pseudo views, and distillation by D_multi."""
-    fresh_final: bool = True
+    reset_nerf: bool = True
     """Whether the final NeRF begins from scratch (the paper's is a second NeRF), or as a copy of the initial one, which
     keeps more of it where pseudo views are wrong or contradict each other."""
-    learning_rate_left: float = 1.0
+    lr_final_fraction: float = 1.0
     """What is left of the optimizers' learning rates at the end of each NeRF's training; they fall exponentially."""
     identifier: str = "sks"
     """The rare word in the prompt that stands for the subject."""
@@ -78,19 +78,24 @@ class PhasesConfig:
     partial_steps: int = 150
     """Iterations of D_partial on the photos (the paper's 150); 0 leaves the guide as it is."""
     full_steps: int = 800
-    """Iterations of D_full on the photos (the paper's 800)."""
+    """Iterations of D_full on the photos (the paper's 800); 0 leaves the guide as it is."""
     multiview_steps: int = 150
     """Further iterations of D_partial on photos and pseudo views (the paper's 150)."""
 
     @property
+    def one_stage(self) -> bool:
+        """Whether there is one NeRF and nothing after it, as in the baselines."""
+        return self.final.steps == 0
+
+    @property
     def needs_photos(self) -> bool:
         """Whether anything is made from photos; else the prompt is all there is, and needs no identifier."""
-        return self.partial_steps > 0 or self.final.steps > 0
+        return self.full_steps > 0 or not self.one_stage
 
     def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
         """Micro-steps of the whole run, given the phases that somebody ended early."""
         initial = ends.get("initial", self.initial.steps)
-        return ends.get("final", initial + self.final.steps) if self.final.steps else initial
+        return ends.get("final", initial + self.final.steps) if not self.one_stage else initial
 
 
 class Phase(NamedTuple):
@@ -112,7 +117,7 @@ def phase_at(config: PhasesConfig, step: int, ends: Mapping[PhaseName, int] = NO
     """
     name, start, steps = "initial", 0, config.initial.steps
     end = ends.get("initial", steps)
-    if step >= end and config.final.steps > 0:
+    if step >= end and not config.one_stage:
         name, start, steps = "final", end, config.final.steps
     return Phase(name, start, min(step - start, steps - 1) / steps)
 

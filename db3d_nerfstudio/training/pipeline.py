@@ -24,7 +24,7 @@ from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.runner import PhaseRunner
-from db3d_nerfstudio.training.tasks import run_tasks
+from db3d_nerfstudio.training.tasks import contents, run_tasks
 from db3d_nerfstudio.training.viewer_panel import ViewerPanel
 
 
@@ -104,6 +104,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
             TrainingCallback([before], runner.before_step),
             *super().get_training_callbacks(training_callback_attributes),
             TrainingCallback([after], runner.after_step),
+            TrainingCallback([at_end], runner.after_training),
             TrainingCallback([at_end], loop.end_of_training),
         ]
 
@@ -114,7 +115,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
             model=self.model,
             datamanager=self.datamanager,
             optimizers=loop.optimizers,
-            record=RunRecord(run, describe(loop.config), tasks, phases.total_steps()),
+            record=RunRecord(run, describe(loop.config, contents(phases)), tasks, phases.total_steps()),
             interventions=Interventions(run, model.prompt, model.sds.guidance_scale),
             folder=run,
             seed=loop.config.machine.seed,

@@ -22,10 +22,10 @@ from db3d_nerfstudio.diffusion.upscaler import tuned_upscaler, upscale
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photos import load_photo
 from db3d_nerfstudio.results.film import render_views
-from db3d_nerfstudio.run.progress import PSEUDO_VIEWS
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.initial_nerf import showing
 from db3d_nerfstudio.training.phases import PseudoViewsConfig
+from db3d_nerfstudio.training.tasks import PSEUDO_VIEWS
 
 CONTACT_SHEET = "contact_sheet.png"
 

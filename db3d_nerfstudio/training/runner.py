@@ -6,22 +6,24 @@ Every result is a file in the run folder, made once:
     RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
     RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
     RUN/pseudo_views/             its renders, translated into the subject
+    RUN/turntables/               films of the NeRFs at the end of their training
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.errors import UserError, exit_on_user_error
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
 from db3d_nerfstudio.run.folder import read_config
-from db3d_nerfstudio.run.progress import FINAL_NERF, INITIAL_NERF
 from db3d_nerfstudio.training import initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
+from db3d_nerfstudio.training.tasks import ONE, ONLY, THREE, TWO, nerf_task, stage_line
 from db3d_nerfstudio.words import parse_subject, view_prompts
 from db3d_nerfstudio.workspace import Workspace
 
@@ -43,14 +45,12 @@ class PhaseRunner:
         context, phase = self.context, self._phase_at(step)
         context.step = step
         next_end = (step // context.accumulation + 1) * context.accumulation
-        context.interventions.grant(step, self._check_prompt, next_end, phase.name)
+        context.interventions.apply(step, self._check_prompt, next_end, phase.name)
         context.model.distillation.set_guidance(*context.interventions.guidance_at(step))
         if phase.name != self._entered:
-            with exit_on_user_error(FloatingPointError):
-                self.enter(phase, step)
+            self.enter(phase, step)
             self._entered = phase.name
-            task = {"initial": INITIAL_NERF, "final": FINAL_NERF}[phase.name]
-            context.record.progress.begin(task, step - phase.start)
+            context.record.progress.begin(nerf_task(self.config, phase.name), step - phase.start)
         seed_everything(context.seed, step)
         if phase.name == "final" and step == phase.start:
             self._start_second_nerf()
@@ -66,19 +66,23 @@ class PhaseRunner:
         if step + 1 >= total:
             self.context.end_at(total)
 
+    def after_training(self, step: int) -> None:
+        """The callback at the end of training, be it the run's or only this process's: film the NeRF as it is."""
+        self._film(self._phase_at(step).name)
+
     def enter(self, phase: Phase, step: int) -> None:
         """Find or make everything that the phase builds on, and hand it to the model and the data manager."""
         with self.context.unlocked():  # Loading takes long, and the viewer need not wait for it.
             self._check_guide()
         if phase.name == "initial":
-            announce("Stage 1/3 initial: DreamBooth on the photos (partial), then the initial NeRF")
-            self._use(self.fine_tunes.partial())
+            announce(stage_line(self.config, ONLY if self.config.one_stage else ONE))
+            self._use(self.fine_tunes.full() if self.config.one_stage else self.fine_tunes.partial())
             return
         if step == phase.start:
             self.context.save(step - 1)  # What follows takes minutes, and nothing before it must be lost.
         initial = self._initial_nerf(phase, step)
         views = self._pseudo_views(initial)
-        announce("Stage 3/3 final: DreamBooth on photos and pseudo views (multiview), then the final NeRF")
+        announce(stage_line(self.config, THREE))
         self._use(self.fine_tunes.multiview(views, self._stage_2_prompt, self._pseudo_views_recipe()))
         seed_everything(self.context.seed, phase.start)  # The data manager caches its images in a random order.
         self.context.datamanager.load_pseudo_views()
@@ -93,13 +97,23 @@ class PhaseRunner:
                 )
             initial_nerf.save_initial(path, read_config(self.workspace.root), self.context.model, step - 1)
 
-        return self.workspace.once(initial_nerf.FOLDER, {"steps": self._initial_steps}, make)
+        initial = self.workspace.once(initial_nerf.FOLDER, {"steps": self._initial_steps}, make)
+        if not self._turntable("initial").exists():
+            with initial_nerf.showing(self.context.model, initial):
+                self._film("initial")
+        return initial
+
+    def _turntable(self, phase: PhaseName) -> Path:
+        return turntable_path(self.workspace.root, nerf_task(self.config, phase))
+
+    def _film(self, phase: PhaseName) -> None:
+        orbit = self.context.datamanager.config.dataparser
+        cameras, _ = replace(orbit, num_views=TURNTABLE_FRAMES, resolution=TURNTABLE_SIZE).orbit()
+        save_turntable(self.context.model, cameras, self._turntable(phase))
 
     def _pseudo_views(self, initial: Path) -> Path:
         def make(path: Path) -> None:
-            announce(
-                "Stage 2/3 pseudo_views: DreamBooth on the photos (full), then the initial NeRF's renders translated"
-            )
+            announce(stage_line(self.config, TWO))
             self.context.guide.load(self.fine_tunes.full())
             settings = self.config.pseudo_views, self._stage_2_prompt
             pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
@@ -108,7 +122,7 @@ class PhaseRunner:
 
     def _start_second_nerf(self) -> None:
         """Fresh weights in the same parameters, unless those of the initial NeRF are kept; optimizers that forget."""
-        if self.config.fresh_final:
+        if self.config.reset_nerf:
             self.context.model.reset_field()
         self.context.optimizers.zero_grad_all()
         for optimizer in self.context.optimizers.optimizers.values():
@@ -116,25 +130,24 @@ class PhaseRunner:
 
     def _set_learning_rates(self, phase: Phase) -> None:
         """A function of the step alone, as everything is: a scheduler of nerfstudio counts on into the second NeRF."""
-        if self.config.learning_rate_left == 1:
+        if self.config.lr_final_fraction == 1:
             return  # They may be a scheduler's.
-        left = self.config.learning_rate_left**phase.progress
+        factor = self.config.lr_final_fraction**phase.progress
         optimizers = self.context.optimizers
         for name, optimizer in optimizers.optimizers.items():
             for group in optimizer.param_groups:
-                group["lr"] = left * optimizers.config[name]["optimizer"].lr
+                group["lr"] = factor * optimizers.config[name]["optimizer"].lr
 
     # What these need.
 
     def _check_guide(self) -> None:
         """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
-        with exit_on_user_error(ValueError, ImportError):
-            prompts = [self.context.model.config.prompt]
-            if self.config.needs_photos:
-                subject = self.fine_tunes.subject
-                prompts += [subject.class_prompt, *view_prompts(subject.instance_prompt).values()]
-            with torch.no_grad():
-                self.context.guide.embed(prompts)
+        prompts = [self.context.model.config.prompt]
+        if self.config.needs_photos:
+            subject = self.fine_tunes.subject
+            prompts += [subject.class_prompt, *view_prompts(subject.instance_prompt).values()]
+        with torch.no_grad():
+            self.context.guide.embed(prompts)
 
     def _check_prompt(self, prompt: str) -> None:
         if self.config.needs_photos:

@@ -9,7 +9,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.photos import load_photo, photo_paths
+from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.training.phases import PhasesConfig
@@ -34,8 +34,8 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
         parse_subject(model.prompt, phases.identifier, phases.class_noun)
     if datamanager.data is not None:
         datamanager.data = datamanager.data.expanduser().absolute()
-        for path in photo_paths(datamanager.data):
-            load_photo(path, resolution=8)
+        for line in check_photos(datamanager.data):
+            announce(line)
 
 
 def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:
@@ -56,10 +56,10 @@ def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:
 def check_learning_rates(optimizers: Mapping[str, Any], phases: PhasesConfig) -> None:
     """Raises UserError if nerfstudio's schedulers and the phases would both set the learning rates."""
     scheduled = [name for name, optimizer in optimizers.items() if optimizer["scheduler"] is not None]
-    if scheduled and phases.learning_rate_left != 1:
+    if scheduled and phases.lr_final_fraction != 1:
         raise UserError(
-            f"the scheduler of {' and '.join(scheduled)} and phases.learning_rate_left both set the learning rate: "
-            "take the scheduler out, or set --pipeline.phases.learning-rate-left 1"
+            f"the scheduler of {' and '.join(scheduled)} and phases.lr_final_fraction both set the learning rate: "
+            "take the scheduler out, or set --pipeline.phases.lr-final-fraction 1"
         )
 
 

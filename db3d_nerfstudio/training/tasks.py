@@ -1,7 +1,23 @@
-"""All that a run does, in order: what the progress bar, the viewer and the manifest count."""
+"""What a run does, in order, and what it leaves in its folder, all named by what it is in this run."""
 
-from db3d_nerfstudio.run.progress import CLASS_IMAGES, FINAL_NERF, INITIAL_NERF, PSEUDO_VIEWS, Task, tuning
+from db3d_nerfstudio.run.interventions import PhaseName
+from db3d_nerfstudio.run.progress import Task
 from db3d_nerfstudio.training.phases import PhasesConfig
+
+CLASS_IMAGES, PSEUDO_VIEWS = "Class images", "Pseudo views"
+ONE, TWO, THREE = "1/3 initial", "2/3 pseudo_views", "3/3 final"
+ONLY = "1/1 distillation"
+"""The stage of a baseline."""
+
+
+def dreambooth_task(name: str) -> str:
+    """The task of a fine-tuning."""
+    return f"DreamBooth {name}"
+
+
+def nerf_task(phases: PhasesConfig, phase: PhaseName) -> str:
+    """The task of a NeRF: a baseline has no initial or final one."""
+    return "NeRF" if phases.one_stage else f"{phase.capitalize()} NeRF"
 
 
 def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
@@ -12,17 +28,17 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
     """
     dreambooth, views = phases.dreambooth, phases.pseudo_views
     translation_steps = max(1, round(views.strength * views.steps))
-    one, two, three = "1/3 initial", "2/3 pseudo_views", "3/3 final"
-    tasks = [
-        Task(one, tuning("partial"), "tuning", phases.partial_steps),
-        Task(one, INITIAL_NERF, "initial NeRF", phases.initial.steps),
-    ]
-    if phases.final.steps:
-        tasks += [
-            Task(two, tuning("full"), "tuning", phases.full_steps),
-            Task(two, PSEUDO_VIEWS, "images", num_views, translation_steps),
-            Task(three, tuning("multiview"), "tuning", phases.multiview_steps),
-            Task(three, FINAL_NERF, "final NeRF", phases.final.steps),
+    full = (dreambooth_task("full"), "tuning", phases.full_steps)
+    if phases.one_stage:
+        tasks = [Task(ONLY, *full), Task(ONLY, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps)]
+    else:
+        tasks = [
+            Task(ONE, dreambooth_task("partial"), "tuning", phases.partial_steps),
+            Task(ONE, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps),
+            Task(TWO, *full),
+            Task(TWO, PSEUDO_VIEWS, "images", num_views, translation_steps),
+            Task(THREE, dreambooth_task("multiview"), "tuning", phases.multiview_steps),
+            Task(THREE, nerf_task(phases, "final"), "final NeRF", phases.final.steps),
         ]
     tasks = [task for task in tasks if task.total]
     first = next((i for i, task in enumerate(tasks) if task.kind == "tuning"), None)
@@ -30,3 +46,38 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
         class_images = (CLASS_IMAGES, "images", dreambooth.num_class_images, dreambooth.class_sampling.steps)
         tasks.insert(first, Task(tasks[first].stage, *class_images))
     return tasks
+
+
+def stage_line(phases: PhasesConfig, stage: str) -> str:
+    """What is announced when a stage begins."""
+    steps = [task.name for task in run_tasks(phases, num_views=1) if task.stage == stage]
+    if not phases.needs_photos:
+        steps = ["NeRF from the prompt alone"]
+    return f"Stage {stage}: {', '.join(steps)}"
+
+
+def contents(phases: PhasesConfig) -> dict[str, str]:
+    """What lies where in the run folder."""
+    found = {
+        "manifest.json": "this: inputs, settings, versions, times",
+        "report.html": "the run in one page, made at its end or by `db3d report`",
+        "config.yml": "every setting, for nerfstudio's programs (--load-config)",
+        "nerfstudio_models": "the newest checkpoint of the NeRF in training",
+        "turntables": "each NeRF at the end of its training, going round",
+        "losses.jsonl": "the NeRFs' losses, one line for every few steps",
+        "interventions.json": "what was changed in the viewer while the run was training",
+    }
+    if phases.needs_photos:
+        found |= {
+            "photo_views": "the sides that the photos show, as the guide sees them",
+            "class_images": "images of the class by the untuned guide, for prior preservation",
+            "dreambooth/full": f"D_full: the guide after {phases.full_steps} iterations on the photos",
+        }
+    if not phases.one_stage:
+        found |= {
+            "dreambooth/partial": f"D_partial: the guide after {phases.partial_steps} iterations on the photos",
+            "dreambooth/multiview": f"D_multi: D_partial after {phases.multiview_steps} more, also on pseudo views",
+            "initial": "the initial NeRF, a small run of its own",
+            "pseudo_views": "its renders, turned into the subject by D_full; contact_sheet.png shows them",
+        }
+    return found

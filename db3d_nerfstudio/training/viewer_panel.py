@@ -70,7 +70,7 @@ class ViewerPanel(ViewerControl):
         self._show_pictures()
 
     def follow(self, context: RunContext) -> None:
-        """Show how the run goes on, and hand it what is wished for; without a viewer, nothing."""
+        """Show how the run goes on, and hand it what is requested; without a viewer, nothing."""
         if self.viewer is not None:
             self._context = context
             context.record.progress.listeners.append(self._on_progress)
@@ -82,22 +82,22 @@ class ViewerPanel(ViewerControl):
         self._prompt = gui.add_text("Prompt", model.prompt or "", hint="What the guide is asked for")
         self._scale = gui.add_number("Guidance scale", float(model.sds.guidance_scale), min=0.0, step=0.5)
         apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded anew before that step")
-        apply.on_click(lambda _: self._wish_guidance())
+        apply.on_click(lambda _: self._request_guidance())
         self._end = gui.add_button("End this stage now", disabled=True, hint="A resumed run ends it at the same step")
-        self._end.on_click(lambda _: self._wish_end())
+        self._end.on_click(lambda _: self._request_end())
         self._answer = gui.add_markdown("")
 
-    def _wish_guidance(self) -> None:
-        self._wish(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
+    def _request_guidance(self) -> None:
+        self._request(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
 
-    def _wish_end(self) -> None:
+    def _request_end(self) -> None:
         task = self._context and self._context.record.progress.task
         if task is not None and task.kind in PHASES:
-            self._wish(ends=PHASES[task.kind])
+            self._request(ends=PHASES[task.kind])
 
-    def _wish(self, **change: str | float) -> None:
+    def _request(self, **change: str | float) -> None:
         if self._context is not None:
-            self._context.interventions.wish(**change)
+            self._context.interventions.request(**change)
             self._answer.content = self._context.interventions.answer
 
     # What is shown.

@@ -36,12 +36,11 @@ def differences(one, other, prefix=""):
 def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only, partial):
     configs = [preset.method.config for preset in (ours, fusion, text_only)]
     phases = [config.pipeline.phases for config in configs]
-    stages = ["pipeline.phases.initial.steps", "pipeline.phases.final.steps", "pipeline.phases.partial_steps"]
-    for config in configs[1:]:
-        changed = differences(settings(configs[0]), settings(config))
-        assert sorted(changed) == sorted(["method_name", *stages])
+    stages = ["method_name", "pipeline.phases.initial.steps", "pipeline.phases.final.steps"]
+    for config, fewer in ((configs[1], []), (configs[2], ["pipeline.phases.full_steps"])):
+        assert sorted(differences(settings(configs[0]), settings(config))) == sorted([*stages, *fewer])
     assert [p.total_steps() for p in phases] == [phases[0].total_steps()] * 3
-    assert [p.partial_steps for p in phases] == [partial, 800, 0] and phases[0].full_steps == 800
+    assert phases[0].partial_steps == partial and [p.full_steps for p in phases] == [800, 800, 0]
     assert {phase_at(phases[1], step).name for step in range(0, phases[1].total_steps(), 100)} == {"initial"}
 
 
@@ -84,16 +83,17 @@ def test_latent_nerf_differs_in_what_the_colours_are_alone(fusion, latents, chan
 @pytest.fixture
 def text_only(tmp_path):
     config = tiny_config(None, tmp_path)
-    config.pipeline.phases.final.steps = config.pipeline.phases.partial_steps = 0
+    config.pipeline.phases.final.steps = config.pipeline.phases.full_steps = 0
     config.pipeline.model.prompt = "a photo of a robot"
     return config
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
-def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
+def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only, capsys):
     text_only.set_timestamp()
     run = tiny_run(text_only)
     run.runner.before_step(0)
+    assert "Stage 1/1 distillation: NeRF from the prompt alone\n" in capsys.readouterr().out
     assert run.shift == 0 and run.context.model.distillation.bank is not None
     assert not (text_only.run_folder() / "dreambooth").exists()
     assert run.context.datamanager.config.data is None, "nerfstudio puts the working folder in the place of no folder"
@@ -102,8 +102,20 @@ def test_text_alone_is_enough_where_nothing_is_fine_tuned(text_only):
     ).all()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+def test_full_dreambooth_is_called_full(text_only, photos, capsys):
+    text_only.pipeline.phases.full_steps = 2
+    text_only.pipeline.datamanager.data, text_only.pipeline.model.prompt = photos, "a photo of a sks robot"
+    text_only.set_timestamp()
+    run = tiny_run(text_only)
+    run.runner.before_step(0)
+    assert [path.name for path in (run.context.folder / "dreambooth").iterdir()] == ["full"] and run.shift != 0
+    assert "Stage 1/1 distillation: Class images, DreamBooth full, NeRF\n" in capsys.readouterr().out
+    assert run.context.record.progress.task.name == "NeRF"
+
+
 def test_what_is_fine_tuned_needs_photos_and_an_identifier(text_only, photos):
-    text_only.pipeline.phases.partial_steps = 1
+    text_only.pipeline.phases.full_steps = 1
     with pytest.raises(SystemExit, match="no photos"):
         text_only.set_timestamp()
     text_only.pipeline.datamanager.data = photos

@@ -16,7 +16,7 @@ from db3d_nerfstudio.run.manifest import Manifest, describe, read_manifest
 from db3d_nerfstudio.run.progress import RunProgress
 from db3d_nerfstudio.run.record import LossRecord, read_losses
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.training.tasks import run_tasks
+from db3d_nerfstudio.training.tasks import contents, run_tasks
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
@@ -43,7 +43,7 @@ def run(config):
 
 @pytest.fixture
 def manifest(config, run):
-    return Manifest(run, describe(config))
+    return Manifest(run, describe(config, contents(config.pipeline.phases)))
 
 
 def page_of(run):
@@ -64,7 +64,8 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
     with progress.during("DreamBooth partial") as update:
         update(150, 0.5)
     manifest.finish()
-    for file in ("class_images/0000.png", "dreambooth/partial/samples.png", "pseudo_views/contact_sheet.png"):
+    made = ("class_images/0000.png", "dreambooth/partial/samples.png", "pseudo_views/contact_sheet.png")
+    for file in (*made, "turntables/initial-nerf.webp"):
         (run / file).parent.mkdir(parents=True)
         Image.new("RGB", (96, 96), "red").save(run / file)
     (run / "dreambooth" / "partial" / "losses.json").write_text(json.dumps([0.5, 0.4, 0.3]))
@@ -72,13 +73,32 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
     record.add(0, {"sds_loss": torch.tensor(1.0)})
     add_change(run, Change(7, prompt="a photo of a <sks> robot on the moon"))
     page = page_of(run)
-    assert page.count('<img src="data:image/webp') == 4 + 3
+    assert page.count('<img src="data:image/webp') == 4 + 4
+    assert "initial nerf</figcaption>" in page and "D_partial: the guide after 150 iterations" in page
     assert "DreamBooth partial" in page and "150 of 150" in page and "NeRF: sds_loss" in page and "<svg" in page
     assert "from step 7: prompt a photo of a &lt;sks&gt; robot on the moon" in page
     assert f"ns-viewer --load-config {run / 'config.yml'}" in page and "finished" in page
     assert "pipeline.model.sds.guidance_scale" in page and "torch" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page), "self-contained"
     assert not list(run.glob("*.tmp"))
+
+
+def test_a_baseline_has_fewer_sections_and_no_partial_guide(config, run):
+    config.pipeline.phases.final.steps = 0
+    Manifest(run, describe(config, contents(config.pipeline.phases)))
+    page = page_of(run)
+    assert page.count("Not made yet.") == 3 and "Pseudo views" not in page
+    assert "D_full: the guide after 800 iterations" in page and "D_partial" not in page
+    config.pipeline.phases.full_steps = 0
+    Manifest(run, describe(config, contents(config.pipeline.phases)))
+    assert "fine-tuned" not in page_of(run) and "NeRFs" in page_of(run)
+
+
+def test_reports_load_no_model(run, manifest, monkeypatch):
+    (run / "nerfstudio_models").mkdir()
+    (run / "nerfstudio_models" / "step-000000007.ckpt").write_bytes(b"not to be opened")
+    monkeypatch.setattr(torch, "load", lambda *args, **options: pytest.fail("a report only reads files"))
+    assert f"db3d turntable {run} films the newest checkpoint" in page_of(run)
 
 
 def test_a_folder_that_is_no_run_is_told_in_one_line(tmp_path):
@@ -99,7 +119,7 @@ def test_times_add_up_over_processes_and_only_what_was_done_counts(config, run, 
     now = [0.0]
     for start in range(2):  # The second process does the killed task again, and finds the class images.
         progress = RunProgress(run_tasks(config.pipeline.phases, 3), clock=lambda: now[0])
-        progress.listeners.append(Manifest(run, describe(config)))
+        progress.listeners.append(Manifest(run, describe(config, contents(config.pipeline.phases))))
         with progress.during("Class images") as update:
             if start == 0:
                 now[0] += 5

@@ -47,18 +47,6 @@ def work(progress, clock, name, seconds_each, upto):
         progress.update(done, 0.5)
 
 
-def test_tasks_come_in_order_and_those_without_steps_are_left_out():
-    assert [task.name for task in run_tasks(PHASES, 4)] == [
-        *("Class images", "DreamBooth partial", "Initial NeRF", "DreamBooth full", "Pseudo views"),
-        *("DreamBooth multiview", "Final NeRF"),
-    ]
-    baseline = PhasesConfig(partial_steps=0, final=NerfPhaseConfig(steps=0))
-    assert [task.name for task in run_tasks(baseline, 4)] == ["Initial NeRF"]
-    late = run_tasks(PhasesConfig(partial_steps=0), 4)
-    assert [task.name for task in late][:3] == ["Initial NeRF", "Class images", "DreamBooth full"]
-    assert late[1].stage == "2/3 pseudo_views", "those are made for the first fine-tuning"
-
-
 def test_what_is_left_follows_from_the_pace_of_each_kind(progress, clock):
     work(progress, clock, "Class images", 5.0, 8)
     assert progress.seconds_left(whole_run=False) == (0.0, False), "nothing is known of the rest"

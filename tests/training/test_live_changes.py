@@ -6,14 +6,16 @@ import pytest
 import torch
 from tiny_run import tiny_run
 
+from db3d_nerfstudio.errors import UserError
+
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def test_a_changed_prompt_and_scale_hold_from_the_next_step_on_and_after_a_restart(config):
     run = tiny_run(config)
     run.runner.before_step(0)
-    run.context.interventions.wish(prompt="a photo of a sks robot on the moon")
-    run.context.interventions.wish(guidance_scale=3.0)
+    run.context.interventions.request(prompt="a photo of a sks robot on the moon")
+    run.context.interventions.request(guidance_scale=3.0)
     distillation = run.context.model.distillation
     assert distillation.config.guidance_scale == config.pipeline.model.sds.guidance_scale
     run.runner.before_step(1)
@@ -36,11 +38,11 @@ def test_a_prompt_that_cannot_be_is_refused_and_training_goes_on(config, wrong, 
 
     def picky(prompts):
         if "unknown" in prompts[0]:
-            raise ValueError("the guide does not know this word")
+            raise UserError("the guide does not know this word")
         return embed(prompts)
 
     monkeypatch.setattr(run.context.guide, "embed", picky)
-    run.context.interventions.wish(prompt=wrong)
+    run.context.interventions.request(prompt=wrong)
     run.runner.before_step(1)
     assert run.context.interventions.answer.startswith("Not done: ")
     assert run.context.model.distillation.prompt == config.pipeline.model.prompt
@@ -51,7 +53,7 @@ def test_a_stage_ended_in_the_viewer_is_as_long_for_the_run_that_resumes(config)
     config.pipeline.phases.initial.steps, config.pipeline.phases.final.steps = 8, 8
     run = tiny_run(config)
     run.runner.before_step(0)
-    run.context.interventions.wish(ends="initial")
+    run.context.interventions.request(ends="initial")
     run.runner.before_step(2)
     assert run.context.interventions.ends == {"initial": 4}, "the optimizer moves every second step"
     run.runner.before_step(3)
@@ -62,8 +64,8 @@ def test_a_stage_ended_in_the_viewer_is_as_long_for_the_run_that_resumes(config)
     assert again.context.datamanager.has_pseudo_views and again.saved == [3]
     initial = json.loads((again.context.folder / "initial" / "recipe.json").read_text())
     assert initial == {"steps": 4}
-    again.context.interventions.wish(ends="initial")
-    again.context.interventions.wish(ends="final")
+    again.context.interventions.request(ends="initial")
+    again.context.interventions.request(ends="final")
     again.runner.before_step(6)
     assert again.context.interventions.ends == {"initial": 4, "final": 8}, "the initial NeRF is no longer in training"
     again.context.losses = {"a": torch.tensor(1.0)}

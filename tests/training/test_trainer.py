@@ -12,14 +12,14 @@ from nerfstudio.viewer.render_state_machine import RenderStateMachine
 from torch import nn
 
 from db3d_nerfstudio.cli import COMMANDS
-from db3d_nerfstudio.errors import DivergedError
+from db3d_nerfstudio.errors import DivergedError, UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.run.progress import RunProgress
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig, exit_on_failure
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def another_subject(config):
 
 
 def two_rates(config):
-    config.pipeline.phases.learning_rate_left = 0.1
+    config.pipeline.phases.lr_final_fraction = 0.1
     config.optimizers = {"encodings": {"optimizer": None, "scheduler": ExponentialDecaySchedulerConfig()}}
 
 
@@ -156,7 +156,7 @@ def photos_of_another_kind(config):
         (not_writable, "cannot write to .* choose another --output-dir"),
         (another_subject, 'another subject .*"a photo of a sks dog".*choose another --timestamp'),
         (photos_of_another_kind, "no photos: give --data a folder"),
-        (two_rates, "scheduler of encodings .* take the scheduler out, or set .*learning-rate-left 1"),
+        (two_rates, "scheduler of encodings .* take the scheduler out, or set .*lr-final-fraction 1"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(config, spoil, line):
@@ -277,3 +277,21 @@ def test_a_nerf_that_diverges_ends_the_run_in_one_line(trainer, monkeypatch):
     monkeypatch.setattr(Trainer, "train", diverge)
     with pytest.raises(SystemExit, match="Error: the NeRF is empty"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("a folder\nis missing"), "^Error: a folder is missing$"),
+        (FloatingPointError("the loss is nan"), "^Error: the loss is nan$"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nSee"), "^Error: CUDA out of memory. .*continues this run.$"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(error, line):
+    with pytest.raises(SystemExit, match=line), exit_on_failure():
+        raise error
+
+
+def test_a_defect_keeps_its_traceback():
+    with pytest.raises(ValueError, match="shape"), exit_on_failure():
+        raise ValueError("shape mismatch")
