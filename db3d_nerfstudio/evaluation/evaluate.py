@@ -61,24 +61,21 @@ class EvaluateConfig:
 
 def main(config: EvaluateConfig) -> None:
     """Write metrics, views and turntable into RUN/evaluation, and print the metrics."""
-    from nerfstudio.utils.eval_utils import eval_setup
-
     from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.evaluation.metrics.measure import measure
     from db3d_nerfstudio.evaluation.metrics.renders import render_orbit
     from db3d_nerfstudio.images import contact_sheet, save_animation, tensor_to_image
-    from db3d_nerfstudio.run.folder import read_config
+    from db3d_nerfstudio.results.open_run import open_run
+    from db3d_nerfstudio.run.config import read_config
 
     settings = read_config(config.run)
-    if settings is None:
-        raise UserError(f"{config.run} is no run of this version: give the folder that holds config.yml")
     reference = make_reference(config, settings)
     resolution = config.resolution or (64 if reference.judge is not None else 224)
     folder, table, rows = config.run / EVALUATION, {}, []
     folder.mkdir(exist_ok=True)
-    for stage, path in (("initial", config.run / "initial" / "config.yml"), ("final", config.run / "config.yml")):
-        if path.exists():
-            model = eval_setup(path, test_mode="inference")[1].model
+    for stage, run in (("initial", config.run / "initial"), ("final", config.run)):
+        if run.exists():
+            model = open_run(run).model
             renders = render_orbit(model, resolution)
             table[stage], truth = measure(renders, reference)
             rows = rows or ([] if truth is None else [truth])

@@ -60,7 +60,7 @@ def write_report(run: Path) -> Path:
 
     manifest = read_manifest(run)
     if not manifest:
-        raise UserError(f"{run} is no run of this version: give the folder that holds manifest.json")
+        raise UserError(f"{run} is not a run: give the folder that holds manifest.json")
     template = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text("utf8"))
     page = template.render(
         run=run.absolute(),

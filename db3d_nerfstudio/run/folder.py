@@ -5,26 +5,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from nerfstudio.engine.trainer import TrainerConfig
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.run.config import FILE, read_config
 
 # Settings that say where, when and how closely a run is watched, and not what comes out of it.
 _INCIDENTAL = {
     *("timestamp", "output_dir", "vis", "viewer", "logging", "machine", "project_name", "resume", "data", "prompt"),
     *("load_dir", "load_step", "load_config", "load_checkpoint", "start_paused", "log_gradients", "max_num_iterations"),
     *("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image", "steps_per_eval_all_images"),
-    *("save_only_latest_checkpoint", "example"),
+    *("save_only_latest_checkpoint", "example", "home"),
 }
 _held_locks: dict[Path, int] = {}
-
-
-def read_config(run: Path) -> TrainerConfig | None:
-    """The config of a run; None if there is none, or if another version of the program wrote it."""
-    try:
-        config = yaml.load((run / "config.yml").read_text("utf8"), Loader=yaml.Loader)
-    except (OSError, yaml.YAMLError, AttributeError, ImportError, TypeError):
-        return None
-    return config if isinstance(config, TrainerConfig) else None
 
 
 def settings(config: TrainerConfig) -> dict[str, Any]:
@@ -37,17 +30,18 @@ def settings(config: TrainerConfig) -> dict[str, Any]:
 
 def same_settings(config: TrainerConfig, run: Path) -> bool:
     """Whether a run was started by a command that comes to the same."""
-    other = read_config(run)
     try:
-        return other is not None and settings(other) == settings(config)
-    except (AttributeError, KeyError):  # A config of an older version lacks fields.
+        return settings(read_config(run)) == settings(config)
+    except (UserError, AttributeError, KeyError):  # A config of an older version lacks fields.
         return False
 
 
 def subject_of(run: Path) -> tuple[Path, str] | None:
-    """Photos folder and prompt of a run."""
-    config = read_config(run)
-    return config and (config.pipeline.datamanager.data, config.pipeline.model.prompt)
+    """Photos folder and prompt of a run; None of a folder that is not yet one."""
+    if not (run / FILE).exists():
+        return None
+    pipeline = read_config(run).pipeline
+    return pipeline.datamanager.data, pipeline.model.prompt
 
 
 def checkpoint_step(folder: Path) -> int:

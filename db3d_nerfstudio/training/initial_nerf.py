@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 import yaml
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.models.base_model import Model
 from torch import Tensor
+
+from db3d_nerfstudio.run.config import FILE, RunConfig
 
 FOLDER = "initial"
 CHECKPOINTS = "nerfstudio_models"
@@ -16,7 +17,7 @@ PREFIX = "_model."
 """What nerfstudio's pipeline puts before the names of the model's weights."""
 
 
-def save_initial(path: Path, config: TrainerConfig, model: Model, step: int) -> None:
+def save_initial(path: Path, config: RunConfig, model: Model, step: int) -> None:
     """Write the model as a run.
 
     Args:
@@ -24,8 +25,8 @@ def save_initial(path: Path, config: TrainerConfig, model: Model, step: int) -> 
         config: The config of the run that it is the initial NeRF of; changed.
         step: The last step that it was trained.
     """
-    config.relative_model_dir = Path(FOLDER, CHECKPOINTS)
-    (path / "config.yml").write_text(yaml.dump(config), "utf8")
+    config.home, config.relative_model_dir = config.get_base_dir() / FOLDER, Path(CHECKPOINTS)
+    (path / FILE).write_text(yaml.dump(config), "utf8")
     (path / CHECKPOINTS).mkdir()
     weights = {f"{PREFIX}{name}": value for name, value in model.state_dict().items()}
     torch.save({"step": step, "pipeline": weights}, path / CHECKPOINTS / f"step-{step:09d}.ckpt")

@@ -11,12 +11,12 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import TrainerConfig
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.results.film import make_ffmpeg_findable
+from db3d_nerfstudio.run.config import RunConfig
 from db3d_nerfstudio.run.interventions import Interventions
 from db3d_nerfstudio.run.manifest import describe
 from db3d_nerfstudio.run.record import RunRecord
@@ -51,7 +51,7 @@ class DreamBooth3DPipelineConfig(VanillaPipelineConfig):
 class TrainingLoop(Protocol):
     """What is used of the trainer."""
 
-    config: TrainerConfig
+    config: RunConfig
     optimizers: Optimizers
     gradient_accumulation_steps: dict[str, int]
     training_state: str

@@ -18,7 +18,7 @@ import torch
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
-from db3d_nerfstudio.run.folder import read_config
+from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.training import initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes

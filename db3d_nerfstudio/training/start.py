@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nerfstudio.engine.trainer import TrainerConfig
-
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
+from db3d_nerfstudio.run.config import FILE, RunConfig
 from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.training.phases import PhasesConfig
@@ -63,14 +62,14 @@ def check_learning_rates(optimizers: Mapping[str, Any], phases: PhasesConfig) ->
         )
 
 
-def total_steps(config: TrainerConfig, run: Path) -> int:
+def total_steps(config: RunConfig, run: Path) -> int:
     """How many micro-steps a run has in all, given the phases that were ended early in it."""
     return min(config.max_num_iterations, config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
 
 
-def unfinished_run(config: TrainerConfig, runs: Path) -> str | None:
+def unfinished_run(config: RunConfig, runs: Path) -> str | None:
     """The name of the newest run in a folder that the same command started, and that was not trained to its end."""
-    for file in sorted(runs.glob("*/config.yml"), key=os.path.getmtime, reverse=True):
+    for file in sorted(runs.glob(f"*/{FILE}"), key=os.path.getmtime, reverse=True):
         run, total = file.parent, total_steps(config, file.parent)
         step = checkpoint_step(run / config.relative_model_dir) + 1
         if step < total and same_settings(config, run) and try_lock(run):

@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import tyro
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import Trainer
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import exit_on_user_error
 from db3d_nerfstudio.results.report import write_report
+from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.progress import shown
@@ -28,8 +28,9 @@ from db3d_nerfstudio.training.viewer_panel import end_renders
 from db3d_nerfstudio.workspace import publish
 
 
+@at_home_in_yaml
 @dataclasses.dataclass
-class DreamBooth3DTrainerConfig(TrainerConfig):
+class DreamBooth3DTrainerConfig(RunConfig):
     """A run: its folder is found again by the same command until it is finished."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DTrainer)
@@ -55,10 +56,6 @@ class DreamBooth3DTrainerConfig(TrainerConfig):
             start.claim(self.get_base_dir(), self.pipeline.datamanager.data, self.pipeline.model.prompt)
             self.max_num_iterations = start.total_steps(self, self.run_folder())
             self.pipeline.datamanager.dataparser.pseudo_views = self.run_folder() / "pseudo_views"
-
-    def run_folder(self) -> Path:
-        """Where the artifacts of the stages are: beside the checkpoints that training goes on from."""
-        return self.load_dir.absolute().parent if self.load_dir else self.get_base_dir()
 
 
 @contextmanager

@@ -63,8 +63,8 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(fidelity, "TURNS", (0.0,))
     monkeypatch.setattr(fidelity, "SCALES", (1.0,))
     pipeline = SimpleNamespace(model=solid(build()))
-    monkeypatch.setattr("nerfstudio.utils.eval_utils.eval_setup", lambda path, test_mode: (None, pipeline))
-    monkeypatch.setattr("db3d_nerfstudio.run.folder.read_config", lambda run: settings)
+    monkeypatch.setattr("db3d_nerfstudio.results.open_run.open_run", lambda run: pipeline)
+    monkeypatch.setattr("db3d_nerfstudio.run.config.read_config", lambda run: settings)
     (tmp_path / "initial").mkdir()
     for folder in (tmp_path, tmp_path / "initial"):
         (folder / "config.yml").touch()
@@ -79,7 +79,7 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         evaluate.main(EvaluateConfig(tmp_path))
 
 

@@ -68,7 +68,7 @@ def test_title_of_the_page_is_text():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "config.yml").unlink(), "no run of this version: give the folder that holds config.yml"),
+        (lambda run: (run / "config.yml").unlink(), "is not a run: give the folder that holds config.yml"),
         (lambda run: shutil.rmtree(run / "nerfstudio_models"), "has no checkpoint yet"),
         (lambda run: os.truncate(run / "nerfstudio_models" / "step-000000007.ckpt", 2000), "cannot be loaded"),
     ],

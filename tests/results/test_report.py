@@ -102,7 +102,7 @@ def test_reports_load_no_model(run, manifest, monkeypatch):
 
 
 def test_a_folder_that_is_no_run_is_told_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match="is no run of this version"):
+    with pytest.raises(ValueError, match="is not a run"):
         main(ReportConfig(run=tmp_path))
 
 

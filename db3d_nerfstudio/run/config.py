@@ -1,0 +1,84 @@
+"""`RUN/config.yml`: the settings of a run, which point at the folder that they lie in wherever that has gone."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import tyro
+import yaml
+from nerfstudio.engine.trainer import TrainerConfig
+
+from db3d_nerfstudio.errors import UserError
+
+FILE = "config.yml"
+
+
+@dataclass
+class RunConfig(TrainerConfig):
+    """The config of a run that may be moved, renamed or copied; nerfstudio's keeps the path that the run began with."""
+
+    home: Annotated[Path | None, tyro.conf.Suppress] = None
+    """The folder that the config was read from; unset, OUTPUT_DIR/EXPERIMENT/METHOD/TIMESTAMP."""
+
+    def get_base_dir(self) -> Path:
+        """The run's folder."""
+        return self.home or super().get_base_dir()
+
+    def run_folder(self) -> Path:
+        """Where the artifacts of the stages are: beside the checkpoints that training goes on from."""
+        return self.load_dir.absolute().parent if self.load_dir else self.get_base_dir()
+
+    def move_to(self, folder: Path) -> None:
+        """Point at the folder that this config was read from, wherever the run lay when it was written."""
+        parser = self.pipeline.datamanager.dataparser
+        if parser.pseudo_views is not None and self.load_dir is None:
+            inside = os.path.relpath(parser.pseudo_views, self.get_base_dir())
+            parser.pseudo_views = Path(os.path.normpath(folder / inside))
+        self.home = folder
+
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+def at_home_in_yaml(kind: type[Config]) -> type[Config]:
+    """Let nerfstudio's programs open the run that they are given, and not the one that it is a copy of.
+
+    They hand YAML the text of `--load-config FILE` and open the folder that the config names. So a config that YAML
+    builds looks up on the command line where it lies. `read_config` needs no command line.
+    """
+    tag = f"tag:yaml.org,2002:python/object:{kind.__module__}.{kind.__qualname__}"
+    yaml.add_constructor(tag, partial(_construct, kind), yaml.Loader)
+    return kind
+
+
+def _construct(kind: type[RunConfig], loader: yaml.Loader, node: yaml.MappingNode) -> Iterator[RunConfig]:
+    config = kind.__new__(kind)
+    yield config
+    config.__dict__.update(loader.construct_mapping(node, deep=True))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--load-config", "--load_config", type=Path)
+    file = parser.parse_known_args()[0].load_config
+    if file is not None:
+        config.move_to(file.absolute().parent)
+
+
+def read_config(run: Path) -> RunConfig:
+    """The config of a run, or of the `initial` in one.
+
+    Raises:
+        UserError: the folder is not a run, or one of another version of this package.
+    """
+    try:
+        config = yaml.load((run / FILE).read_text("utf8"), Loader=yaml.Loader)
+    except OSError:
+        raise UserError(f"{run} is not a run: give the folder that holds {FILE}") from None
+    except (yaml.YAMLError, AttributeError, ImportError, TypeError):
+        raise UserError(f"{run} was made by another version of db3d_nerfstudio: open it with that one") from None
+    if not isinstance(config, RunConfig):
+        raise UserError(f"{run} was not made by a method of db3d_nerfstudio")
+    config.move_to(run.absolute())
+    return config
