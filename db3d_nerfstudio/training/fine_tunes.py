@@ -10,20 +10,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from db3d_nerfstudio.diffusion.sampling import SamplingConfig
+from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.unet.guide import resize
-from db3d_nerfstudio.images import tensor_to_image
+from db3d_nerfstudio.images import contact_sheet, tensor_to_image
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pseudo_views import load_pseudo_views
-from db3d_nerfstudio.training.samples import FILE as SAMPLES
-from db3d_nerfstudio.training.samples import sample_sheet
 from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
-from db3d_nerfstudio.words import Subject, nearest_prompts, parse_subject
+from db3d_nerfstudio.words import Subject, nearest_prompts, parse_subject, seen_from
 from db3d_nerfstudio.workspace import Workspace
+
+SAMPLES = "samples.png"
+"""A sheet of what a fine-tuned guide draws, beside its weights."""
+SHEET_ROWS, SHEET_VIEWS = 2, ("front", "side", "back", "overhead")
 
 
 class FineTunes:
@@ -91,9 +93,11 @@ class FineTunes:
         return self.workspace.once(f"dreambooth/{name}", {**made_of, **self.tuner.recipe(), **recipe}, make)
 
     def _save_samples(self, name: str, path: Path) -> None:
-        """Show what the guide draws now, beside its weights."""
+        """Draw the subject from each side, with the same noise for every fine-tune."""
         config = SamplingConfig(self.config.dreambooth.class_sampling.steps, self.config.pseudo_views.guidance_scale)
-        sheet = sample_sheet(self.guide, self.subject.instance_prompt, config, self.seed)
+        prompts = [seen_from(self.subject.instance_prompt, view) for view in SHEET_VIEWS]
+        images = draw(self.guide, prompts * SHEET_ROWS, config, self.seed)
+        sheet = contact_sheet(list(images.split(len(prompts))))
         tensor_to_image(sheet).save(path / SAMPLES)
         self.context.record.picture(f"{dreambooth_task(name)}/samples", sheet, self.context.step)
 

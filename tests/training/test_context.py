@@ -12,16 +12,6 @@ from db3d_nerfstudio.training.pipeline import unlocked
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
-def test_the_viewer_may_render_while_the_guide_computes(config):
-    pipeline, lock = tiny_run(config).pipeline, threading.Lock()
-    with lock:
-        with unlocked(lock, pipeline):
-            assert lock.acquire(blocking=False), "this is the viewer"
-            pipeline.eval()
-            lock.release()
-        assert lock.locked() and pipeline.training
-
-
 def test_the_pause_button_pauses_fine_tunings_and_the_viewer_renders_meanwhile(config):
     run, lock, resumed = tiny_run(config), threading.Lock(), threading.Event()
     run.context.unlocked = partial(unlocked, lock, run.pipeline)
