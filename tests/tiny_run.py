@@ -55,7 +55,7 @@ def tiny_config(photos: Path | None, output: Path) -> DreamBooth3DTrainerConfig:
 
 @dataclass
 class TinyRun:
-    """The stages of a run in a freshly started process, so to say."""
+    """The stages of a run, as in a freshly started process."""
 
     pipeline: DreamBooth3DPipeline
     context: RunContext

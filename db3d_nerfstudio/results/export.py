@@ -55,7 +55,7 @@ def build_mesh(
     texture_size: int,
     report: Callable[[str], None] = lambda step: None,
 ) -> Trimesh:
-    """A field as a textured mesh, y up and of unit size; `report` is told of each of the `STEPS` as it begins.
+    """A field as a textured mesh, y up and of unit size; `report` is called with each of the `STEPS` as it begins.
 
     Raises:
         UserError: the scene is empty, or a setting is too small to make a mesh.

@@ -50,7 +50,7 @@ class Section(NamedTuple):
 
 
 def main(config: ReportConfig) -> None:
-    """Write the report and say where it is."""
+    """Write the report, and print where it is."""
     announce(f"Open {write_report(config.run)} in a browser")
 
 

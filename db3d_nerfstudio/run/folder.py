@@ -10,7 +10,7 @@ from nerfstudio.engine.trainer import TrainerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.run.config import FILE, read_config
 
-# Settings that say where, when and how closely a run is watched, and not what comes out of it.
+# Where, when and how closely a run is watched; none of these changes the result.
 _INCIDENTAL = {
     *("timestamp", "output_dir", "vis", "viewer", "logging", "machine", "project_name", "resume", "data", "prompt"),
     *("load_dir", "load_step", "load_config", "load_checkpoint", "start_paused", "log_gradients", "max_num_iterations"),

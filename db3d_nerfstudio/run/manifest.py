@@ -1,6 +1,6 @@
 """`RUN/manifest.json`: what went into a run, with what it was made, what it has cost so far, and what lies where.
 
-It is written whole or not at all, and again every few seconds, so that it tells of a killed run as well.
+It is written whole or not at all, and again every few seconds, so that a killed run has one too.
 """
 
 from __future__ import annotations

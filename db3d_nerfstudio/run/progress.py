@@ -1,6 +1,6 @@
 """How far a run is: its tasks in order, what they have cost, and how long the rest will take.
 
-One `RunProgress` is told of everything that takes time: images of the class, fine-tunings, NeRF steps, pseudo views.
+One `RunProgress` counts everything that takes time: images of the class, fine-tunings, NeRF steps, pseudo views.
 The terminal, the viewer's panel and the manifest listen to it.
 """
 
@@ -64,7 +64,7 @@ class RunProgress:
         (self.task,) = (task for task in self.tasks if task.name == name)
         self.done, self.loss, self._began = done, None, self.clock()
         self.restart_clock()
-        self._tell("begin")
+        self._notify("begin")
 
     def update(self, done: int, loss: float | None = None) -> None:
         """So many of the present task's things are done."""
@@ -74,11 +74,11 @@ class RunProgress:
         (since, first), units = self._recent[0], self.task.units
         if done > first:
             self._pace[self.task.kind] = (self.clock() - since) / (done - first) / units
-        self._tell("update")
+        self._notify("update")
 
     def end(self) -> None:
         """The present task is done, or there was nothing to do: its result was on disk."""
-        self._tell("end")
+        self._notify("end")
 
     @property
     def seconds(self) -> float:
@@ -86,7 +86,7 @@ class RunProgress:
         return self.clock() - self._began
 
     def restart_clock(self) -> None:
-        """Forget when the last thing was done: a pause says nothing about the pace."""
+        """Forget when the last thing was done: a pause is not part of the pace."""
         self._recent.clear()
         self._recent.append((self.clock(), self.done))
 
@@ -115,11 +115,11 @@ class RunProgress:
         return seconds, complete
 
     def _pace_of(self, task: Task) -> float | None:
-        """The two NeRFs are alike, but the one in training knows better than the other how fast it is."""
+        """The final NeRF is taken to be as fast as the initial one until it has been timed itself."""
         likeness = {"final NeRF": "initial NeRF"}
         return self._pace.get(task.kind, self._pace.get(likeness.get(task.kind, "")))
 
-    def _tell(self, event: Event) -> None:
+    def _notify(self, event: Event) -> None:
         for listener in self.listeners:
             listener(self, event)
 
@@ -176,7 +176,7 @@ def _moving_line(progress: RunProgress, console: Console) -> Iterator[Listener]:
 def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
     spoke = progress.clock()
 
-    def say(progress: RunProgress, event: Event) -> None:
+    def report(progress: RunProgress, event: Event) -> None:
         nonlocal spoke
         now = progress.clock()
         if event == "end":
@@ -188,7 +188,7 @@ def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
             return
         spoke = now
 
-    yield say
+    yield report
 
 
 def _say_end(progress: RunProgress, console: Console) -> None:

@@ -20,7 +20,7 @@ LINES = 500
 """How many lines the record of the losses has at most for a run that is never killed."""
 
 
-class LossRecord:
+class LossLog:
     """The losses of NeRF steps, averaged over a few, one line of JSON each."""
 
     def __init__(self, run: Path, total_steps: int) -> None:
@@ -70,7 +70,7 @@ class RunRecord:
         self.progress = RunProgress(tasks)
         self._manifest = Manifest(run, description)
         self.progress.listeners.append(self._manifest)
-        self._losses = LossRecord(run, total_steps)
+        self._losses = LossLog(run, total_steps)
 
     def nerf_step(self, step: int, done: int, losses: dict[str, Tensor]) -> None:
         """A NeRF step was trained."""

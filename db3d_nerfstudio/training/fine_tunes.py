@@ -1,7 +1,7 @@
 """The three fine-tuned guides of a run, and what they are made from: photos, captions, images of the class.
 
-RUN/photo_views/              which sides the guide takes the photos to show, if their captions are to say so
-RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
+RUN/photo_views/              the sides that the photos show as the guide sees them, if their captions name sides
+RUN/class_images/             samples of the class by the untuned guide, for prior preservation
 RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
 """
 

@@ -2,7 +2,7 @@
 
 Every result is a file in the run folder, made once:
 
-    RUN/class_images/             what the untouched guide thinks of the class, for prior preservation
+    RUN/class_images/             samples of the class by the untuned guide, for prior preservation
     RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
     RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
     RUN/pseudo_views/             its renders, translated into the subject
@@ -98,7 +98,7 @@ class PhaseRunner:
             initial_nerf.save_initial(path, read_config(self.workspace.root), self.context.model, step - 1)
 
         initial = self.workspace.once(initial_nerf.FOLDER, {"steps": self._initial_steps}, make)
-        if not self._turntable("initial").exists():
+        if step == phase.start or not self._turntable("initial").exists():
             with initial_nerf.showing(self.context.model, initial):
                 self._film("initial")
         return initial

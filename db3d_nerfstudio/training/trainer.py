@@ -96,7 +96,7 @@ class DreamBooth3DTrainer(Trainer):
     def save_checkpoint(self, step: int) -> None:
         """Save as one move, and not between micro-steps whose gradients belong together: those are not saved."""
         accumulated = max(self.gradient_accumulation_steps.values(), default=1)
-        step = min(step, self._total_steps - 1)  # nerfstudio counts one more when told to stop.
+        step = min(step, self._total_steps - 1)  # nerfstudio counts one more when it is stopped.
         self._save_due = (step + 1) % accumulated != 0 and step + 1 < self._total_steps
         if self._save_due:
             return
@@ -132,7 +132,7 @@ class DreamBooth3DTrainer(Trainer):
         self.stop_training = True
 
     def end_of_training(self, step: int) -> None:
-        """The callback at the end of training: close the record, and say which commands work on this run."""
+        """The callback at the end of training: close the record, and list the commands that work on this run."""
         run = self.config.run_folder()
         total = self.config.pipeline.phases.total_steps(stage_ends(read_changes(run)))
         self.pipeline.context.record.finish(self.step + 1 >= total)

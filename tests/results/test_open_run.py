@@ -35,7 +35,8 @@ class Opened(Exception):
 @pytest.fixture(scope="module")
 def copy(untrained_run, tmp_path_factory):
     """A copy of a run with an initial NeRF; the other is where both configs have it."""
-    first, second = (tmp_path_factory.mktemp("runs") / name for name in ("first", "second"))
+    root = tmp_path_factory.mktemp("runs")
+    first, second = root / "first", root / "second"
     shutil.copytree(untrained_run, first)
     config = read_config(first)
     config.pipeline.datamanager.dataparser.pseudo_views = first / "pseudo_views"

@@ -14,7 +14,7 @@ from db3d_nerfstudio.results.report import ReportConfig, main, write_report
 from db3d_nerfstudio.run.interventions import Change, add_change
 from db3d_nerfstudio.run.manifest import Manifest, describe, read_manifest
 from db3d_nerfstudio.run.progress import RunProgress
-from db3d_nerfstudio.run.record import LossRecord, read_losses
+from db3d_nerfstudio.run.record import LossLog, read_losses
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.tasks import contents, run_tasks
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
@@ -69,8 +69,8 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
         (run / file).parent.mkdir(parents=True)
         Image.new("RGB", (96, 96), "red").save(run / file)
     (run / "dreambooth" / "partial" / "losses.json").write_text(json.dumps([0.5, 0.4, 0.3]))
-    record = LossRecord(run, total_steps=2)
-    record.add(0, {"sds_loss": torch.tensor(1.0)})
+    log = LossLog(run, total_steps=2)
+    log.add(0, {"sds_loss": torch.tensor(1.0)})
     add_change(run, Change(7, prompt="a photo of a <sks> robot on the moon"))
     page = page_of(run)
     assert page.count('<img src="data:image/webp') == 4 + 4
@@ -135,10 +135,10 @@ def test_times_add_up_over_processes_and_only_what_was_done_counts(config, run, 
 
 
 def test_losses_are_means_of_a_few_steps_and_those_trained_again_count_once(tmp_path):
-    record = LossRecord(tmp_path, total_steps=1000)
-    totals = [record.add(step, {"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}) for step in range(4)]
+    log = LossLog(tmp_path, total_steps=1000)
+    totals = [log.add(step, {"a": torch.tensor(float(step)), "b": torch.tensor(1.0)}) for step in range(4)]
     assert totals == [None, 1.5, None, 3.5]
-    LossRecord(tmp_path, total_steps=1000).add(3, {"a": torch.tensor(7.0)})
+    LossLog(tmp_path, total_steps=1000).add(3, {"a": torch.tensor(7.0)})
     with (tmp_path / "losses.jsonl").open("a") as file:
         file.write('{"step": 5, "a"')
     assert read_losses(tmp_path) == {"a": [(1, 0.5), (3, 7.0)], "b": [(1, 1.0)]}

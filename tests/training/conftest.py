@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_config
 
+from db3d_nerfstudio.training import runner
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 
@@ -14,3 +15,10 @@ def config(photos: Path, tmp_path: Path) -> DreamBooth3DTrainerConfig:
     config = tiny_config(photos, tmp_path / "out")
     config.set_timestamp()
     return config
+
+
+@pytest.fixture(autouse=True)
+def small_films(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Films of a few pixels: what they show is tested beside their functions."""
+    monkeypatch.setattr(runner, "TURNTABLE_FRAMES", 2)
+    monkeypatch.setattr(runner, "TURNTABLE_SIZE", 8)

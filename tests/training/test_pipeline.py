@@ -27,8 +27,10 @@ def loop_of(config, pipeline):
         gradient_accumulation_steps={"encodings": 4},
         training_state="training",
         train_lock=threading.Lock(),
-        **{name: [].append for name in ("save_checkpoint", "end_at", "end_of_training")},
+        save_checkpoint=None,
         save_if_due=[].append,
+        end_at=None,
+        end_of_training=lambda step: None,
     )
 
 
