@@ -67,7 +67,8 @@ class PhaseRunner:
             self.context.end_at(total)
 
     def after_training(self, step: int) -> None:
-        """The callback at the end of training, be it the run's or only this process's: film the NeRF as it is."""
+        """The callback at the end of training, of the run or of this process: close the record and film the NeRF."""
+        self.context.record.finish(step + 1 >= self.config.total_steps(self.context.interventions.ends))
         self._film(self._phase_at(step).name)
 
     def enter(self, phase: Phase, step: int) -> None:

@@ -20,7 +20,6 @@ from db3d_nerfstudio.errors import exit_on_user_error
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
-from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.progress import shown
 from db3d_nerfstudio.training import start
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
@@ -132,12 +131,9 @@ class DreamBooth3DTrainer(Trainer):
         self.stop_training = True
 
     def end_of_training(self, step: int) -> None:
-        """The callback at the end of training: close the record, and list the commands that work on this run."""
-        run = self.config.run_folder()
-        total = self.config.pipeline.phases.total_steps(stage_ends(read_changes(run)))
-        self.pipeline.context.record.finish(self.step + 1 >= total)
+        """The callback at the end of training: list the commands that work on this run, and write its report."""
         announce("What next:")
         for purpose, command in next_commands(self.base_dir):
             announce(f"  {purpose + ':':<18}{command}")
         with exit_on_user_error():
-            write_report(run)
+            write_report(self.config.run_folder())

@@ -27,9 +27,9 @@ def loop_of(config, pipeline):
         gradient_accumulation_steps={"encodings": 4},
         training_state="training",
         train_lock=threading.Lock(),
-        save_checkpoint=None,
+        save_checkpoint=[].append,
         save_if_due=[].append,
-        end_at=None,
+        end_at=[].append,
         end_of_training=lambda step: None,
     )
 
@@ -53,8 +53,8 @@ def test_the_context_is_what_the_trainer_has(config, pipeline):
     with loop.train_lock:
         for callback in callbacks:
             callback.run_callback_at_location(START - 1, TrainingCallbackLocation.BEFORE_TRAIN_ITERATION)
+        pipeline.get_train_loss_dict(START - 1)
     assert saves == [START - 2] and context.step == START - 1
-    pipeline.get_train_loss_dict(START - 1)
     assert "opacity" in str(context.losses) and not any(loss.requires_grad for loss in context.losses.values())
 
 

@@ -96,7 +96,12 @@ def test_the_stages_pass_by_and_leave_their_artifacts(world, unbroken):
     stages = [log.index(f"Stage {stage}") for stage in ("1/3 initial", "2/3 pseudo_views", "3/3 final")]
     assert stages == sorted(stages)
     assert f"db3d export {unbroken}" in log
-    for name in ("class_images/manifest.json", "initial/config.yml", "pseudo_views/contact_sheet.png"):
+    for name in (
+        "class_images/recipe.json",
+        "turntables/final-nerf.webp",
+        "initial/config.yml",
+        "pseudo_views/contact_sheet.png",
+    ):
         assert (unbroken / name).is_file()
     for name, steps in (("partial", 2), ("full", 60), ("multiview", 2)):
         assert len(json.loads((unbroken / "dreambooth" / name / "losses.json").read_text())) == steps

@@ -10,6 +10,7 @@ from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.run.record import read_losses
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -116,7 +117,10 @@ def test_nerfs_are_filmed_at_the_end_of_their_training(config):
     run.runner.before_step(START)
     initial = (folder / "initial-nerf.webp").read_bytes()
     torch.nn.init.constant_(run.context.model.field.grids[0], 5.0)
+    run.runner.after_training(START + 2)
+    assert read_manifest(run.context.folder)["state"] == "running", "a step is left"
     run.runner.after_training(START + 3)
+    assert read_manifest(run.context.folder)["state"] == "finished"
     assert (folder / "initial-nerf.webp").read_bytes() == initial != (folder / "final-nerf.webp").read_bytes()
     with Image.open(folder / "final-nerf.webp") as film:
         assert film.n_frames == 2 and film.size == (16, 8), "colours and normals"
