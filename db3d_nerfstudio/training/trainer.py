@@ -69,9 +69,10 @@ def exit_on_failure() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         cause = str(error).partition("\n")[0]
         raise SystemExit(
-            f"Error: {cause} Give this run the device to itself, or lower --pipeline.datamanager.resolution or "
-            "--pipeline.phases.dreambooth.batch-size; the guide's options text_encoder_memory, gradient_checkpointing "
-            "and tuning save memory too. With the options it had, the same command continues this run."
+            f"Error: {cause} Give this run the device to itself, or lower "
+            "--pipeline.datamanager.random-cameras.resolution or --pipeline.phases.dreambooth.batch-size; the guide's "
+            "text_encoder_memory, gradient_checkpointing and tuning save memory too. With the options that it had, the "
+            "same command continues this run."
         ) from None
 
 
