@@ -1,4 +1,4 @@
-"""Opening a run, finished or killed, to look at it or to take something out of it: no guide, no photos, no GPU."""
+"""Opening a run, finished or not, to look at it or to export from it, without guide, photos or GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def open_run(run: Path) -> Pipeline:
     config = read_config(run)
     checkpoints = config.get_checkpoint_dir()
     if checkpoint_step(checkpoints) < 0:
-        raise UserError(f"{run} has no checkpoint yet: start the command that trains it again, and it goes on")
+        raise UserError(f"{run} has no checkpoint yet: start its ns-train command again to continue it")
     try:
         with nerfstudio_silenced():
             return eval_setup(run / FILE, test_mode="inference", update_config_callback=lambda _: config)[1]
@@ -40,7 +40,7 @@ def open_run(run: Path) -> Pipeline:
 
 
 def exports_folder(run: Path, chosen: Path | None) -> Path:
-    """Where exports go, made if needed."""
+    """The folder for exports, made if needed."""
     folder = run / EXPORTS if chosen is None else chosen
     folder.mkdir(parents=True, exist_ok=True)
     return folder

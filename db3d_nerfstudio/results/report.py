@@ -1,4 +1,4 @@
-"""`db3d report`: a run in one page that needs no other file. Made of the run folder, so also of a run not yet done."""
+"""`db3d report`: a run in one self-contained page, made from the run folder, also of an unfinished run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_CLASS_IMAGES = 32
 
 @dataclass
 class ReportConfig:
-    """Put all that a run has made into one page, RUN/report.html. The run may be in training, or killed."""
+    """Put everything that a run has made into one page, RUN/report.html. The run may be unfinished."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
@@ -90,7 +90,7 @@ def _state(manifest: dict[str, Any]) -> str:
 
 
 def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
-    """What the run has made, or will make: a baseline has fewer sections."""
+    """The sections of the report, made or still to come; a baseline has fewer."""
     folder, contents = manifest["inputs"]["folder"], manifest["contents"]
     photos = [Path(folder or "") / photo["file"] for photo in manifest["inputs"]["photos"]]
     classes = sorted((run / "class_images").glob("*.png"))[:MOST_CLASS_IMAGES]

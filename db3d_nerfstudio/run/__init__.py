@@ -1,1 +1,1 @@
-"""What a run folder keeps beside the artifacts: configuration, manifest, progress, interventions, report."""
+"""The records of a run: configuration, manifest, progress, losses and interventions."""

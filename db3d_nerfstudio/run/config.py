@@ -1,4 +1,4 @@
-"""`RUN/config.yml`: the settings of a run, which point at the folder that they lie in wherever that has gone."""
+"""`RUN/config.yml`: the settings of a run, which point at their own folder even after it was moved."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ class RunConfig(TrainerConfig):
     """The config of a run that may be moved, renamed or copied; nerfstudio's keeps the path that the run began with."""
 
     home: Annotated[Path | None, tyro.conf.Suppress] = None
-    """The folder that the config was read from; unset, OUTPUT_DIR/EXPERIMENT/METHOD/TIMESTAMP."""
+    """The folder that the config was read from; by default OUTPUT_DIR/EXPERIMENT/METHOD/TIMESTAMP."""
 
     def get_base_dir(self) -> Path:
         """The run's folder."""
@@ -45,10 +45,10 @@ Config = TypeVar("Config", bound=RunConfig)
 
 
 def at_home_in_yaml(kind: type[Config]) -> type[Config]:
-    """Let nerfstudio's programs open the run that they are given, and not the one that it is a copy of.
+    """Make nerfstudio's programs open the run that they are given, and not the one that it is a copy of.
 
-    They hand YAML the text of `--load-config FILE` and open the folder that the config names. So a config that YAML
-    builds looks up on the command line where it lies. `read_config` needs no command line.
+    They parse the text of `--load-config FILE` as YAML and open the folder that the config names. So a config that is
+    built from YAML takes its folder from the command line. `read_config` needs no command line.
     """
     tag = f"tag:yaml.org,2002:python/object:{kind.__module__}.{kind.__qualname__}"
     yaml.add_constructor(tag, partial(_construct, kind), yaml.Loader)
@@ -70,14 +70,14 @@ def read_config(run: Path) -> RunConfig:
     """The config of a run, or of the `initial` in one.
 
     Raises:
-        UserError: the folder is not a run, or one of another version of this package.
+        UserError: the folder is not a run, or a run of another version of this package.
     """
     try:
         config = yaml.load((run / FILE).read_text("utf8"), Loader=yaml.Loader)
     except OSError:
         raise UserError(f"{run} is not a run: give the folder that holds {FILE}") from None
     except (yaml.YAMLError, AttributeError, ImportError, TypeError):
-        raise UserError(f"{run} was made by another version of db3d_nerfstudio: open it with that one") from None
+        raise UserError(f"{run} was made by another version of db3d_nerfstudio: open it with that version") from None
     if not isinstance(config, RunConfig):
         raise UserError(f"{run} was not made by a method of db3d_nerfstudio")
     config.move_to(run.absolute())

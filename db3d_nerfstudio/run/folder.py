@@ -1,4 +1,4 @@
-"""Run folders: which command they are the run of, how far they got, and what can be done with them."""
+"""Run folders: the command that started them, their progress, and the commands that work on them."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ def settings(config: TrainerConfig) -> dict[str, Any]:
 
 
 def same_settings(config: TrainerConfig, run: Path) -> bool:
-    """Whether a run was started by a command that comes to the same."""
+    """Whether a run was started with the same settings."""
     try:
         return settings(read_config(run)) == settings(config)
     except (UserError, AttributeError, KeyError):  # A config of an older version lacks fields.
@@ -37,7 +37,7 @@ def same_settings(config: TrainerConfig, run: Path) -> bool:
 
 
 def subject_of(run: Path) -> tuple[Path, str] | None:
-    """Photos folder and prompt of a run; None of a folder that is not yet one."""
+    """Photos folder and prompt of a run; None for a folder that is not a run yet."""
     if not (run / FILE).exists():
         return None
     pipeline = read_config(run).pipeline
@@ -50,7 +50,7 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def try_lock(run: Path) -> bool:
-    """Make the run this process's own until it ends, however it ends; False if it is another's."""
+    """Lock the run for this process until it ends in any way; False if another process holds the lock."""
     try:
         import fcntl
     except ImportError:  # Windows: no lock, and no protection.
@@ -67,7 +67,7 @@ def try_lock(run: Path) -> bool:
 
 
 def next_commands(run: Path) -> list[tuple[str, str]]:
-    """What to do with a finished run: commands that work without a guide and without a GPU."""
+    """Commands for a finished run, which need neither a guide nor a GPU."""
     config = f"--load-config {run / 'config.yml'}"
     initial = run / "initial" / "config.yml"
     return [

@@ -1,8 +1,8 @@
-"""What a person changed while a run was training: a file, so that a run resumed from any checkpoint does the same.
+"""Changes made in the viewer while a run was training, kept in a file so that a resumed run applies them too.
 
-`RUN/interventions.json` lists changes, each with the first step that it holds for. What holds at a step is a pure
-function of the file and the step. Changes only ever begin at the step that comes next, so no checkpoint is ahead of
-the file.
+`RUN/interventions.json` lists changes, each with the first step that it applies to. The settings of a step are a pure
+function of the file and the step. A change begins at the next step at the earliest, so no checkpoint is ahead of the
+file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PhaseName = Literal["initial", "final"]
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One thing that a person did."""
+    """One change."""
 
     step: int
-    """The first step that it holds for."""
+    """The first step that it applies to."""
     prompt: str | None = None
-    """What the guide is asked for from then on."""
+    """The prompt from then on."""
     guidance_scale: float | None = None
-    """Classifier-free guidance of score distillation from then on."""
+    """The guidance scale of score distillation from then on."""
     ends: PhaseName | None = None
     """The phase that ends at this step, counted from the beginning of the run."""
 
@@ -54,7 +54,7 @@ def add_change(run: Path, change: Change) -> None:
 
 
 def guidance_at(changes: list[Change], step: int, prompt: str, guidance_scale: float) -> tuple[str, float]:
-    """Prompt and guidance scale of a step, given those that the run was started with."""
+    """Prompt and guidance scale at a step, given those that the run was started with."""
     for change in changes:
         if change.step <= step:
             prompt = prompt if change.prompt is None else change.prompt
@@ -63,7 +63,7 @@ def guidance_at(changes: list[Change], step: int, prompt: str, guidance_scale: f
 
 
 def stage_ends(changes: list[Change]) -> dict[PhaseName, int]:
-    """The steps at which phases were ended before their time."""
+    """The steps at which phases were ended early."""
     return {change.ends: change.step for change in changes if change.ends is not None}
 
 
@@ -79,15 +79,15 @@ class Interventions:
         """What became of the last request."""
 
     def request(self, **change: str | float) -> None:
-        """Ask, from any thread, for a `Change` to hold from the next NeRF step on."""
+        """Request, from any thread, a `Change` that applies from the next NeRF step on."""
         self.answer = "From the next NeRF step on."
         self._requests.put(change)
 
     def apply(self, step: int, check_prompt: Callable[[str], None], next_end: int, phase: PhaseName) -> None:
-        """Called before a step: record what was requested, unless it cannot be.
+        """Called before a step: record the requests that are possible.
 
         Args:
-            check_prompt: Raises UserError for a prompt that the guide cannot be given.
+            check_prompt: Raises UserError for a prompt that the guide cannot embed.
             next_end: The first step, after this one, at which the phase can end.
             phase: The phase of the step.
         """
@@ -108,10 +108,10 @@ class Interventions:
             self.answer = f"Since step {step}." if change.ends is None else f"This NeRF ends at step {next_end}."
 
     def guidance_at(self, step: int) -> tuple[str, float]:
-        """Prompt and guidance scale of a step."""
+        """Prompt and guidance scale at a step."""
         return guidance_at(self._changes, step, *self._started_with)
 
     @property
     def ends(self) -> dict[PhaseName, int]:
-        """The steps at which phases were, or will be, ended before their time."""
+        """The steps at which phases were, or will be, ended early."""
         return stage_ends(self._changes)

@@ -1,4 +1,4 @@
-"""`RUN/manifest.json`: what went into a run, with what it was made, what it has cost so far, and what lies where.
+"""`RUN/manifest.json`: inputs with hashes, settings, versions, times, memory, and the files of a run.
 
 It is written whole or not at all, and again every few seconds, so that a killed run has one too.
 """
@@ -40,7 +40,7 @@ def read_manifest(run: Path) -> dict[str, Any]:
 
 
 def describe(config: TrainerConfig, contents: dict[str, str]) -> dict[str, Any]:
-    """What is known of a run before it starts; `contents` is what will lie where in its folder."""
+    """The manifest of a run before it starts; `contents` describes the files of its folder."""
     folder = config.pipeline.datamanager.data
     photos = [
         {"file": path.name, "bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
@@ -58,7 +58,7 @@ def describe(config: TrainerConfig, contents: dict[str, str]) -> dict[str, Any]:
 
 
 class Manifest:
-    """Writes the manifest of a run; listens to its progress."""
+    """Writes the manifest of a run as it progresses."""
 
     def __init__(self, run: Path, description: dict[str, Any]) -> None:
         self._file = run / FILE
@@ -74,7 +74,7 @@ class Manifest:
         self.write()
 
     def __call__(self, progress: RunProgress, event: Event) -> None:
-        """Take notes of a task: the time that all processes spent on it, and the most memory seen in use."""
+        """Record a task's time, summed over all processes that worked on it, and its peak memory."""
         if event == "begin":
             self._begin(progress)
         note = self.data["tasks"].get(progress.task.name)
@@ -92,7 +92,7 @@ class Manifest:
             self.write()
 
     def finish(self) -> None:
-        """The run has been trained to its end."""
+        """Record that the run has been trained to its end."""
         self.data |= {"state": "finished", "finished": _now()}
         self.write()
 
@@ -110,7 +110,7 @@ class Manifest:
 
 
 def _memory_mb() -> int:
-    """Memory of the GPU since the task began where there is one, of this process now where not."""
+    """Peak memory of the GPU since the task began, if there is one; else the present memory of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() // 2**20
     return psutil.Process().memory_info().rss // 2**20
@@ -123,7 +123,7 @@ def _device(config: TrainerConfig) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Settings as JSON has them, without the classes that they are handed to."""
+    """Settings as JSON values, without `_target` classes."""
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items() if key != "_target"}
     if isinstance(value, list | tuple):

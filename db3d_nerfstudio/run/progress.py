@@ -1,7 +1,7 @@
-"""How far a run is: its tasks in order, what they have cost, and how long the rest will take.
+"""The progress of a run: its tasks in order, the time they took, and the time left.
 
-One `RunProgress` counts everything that takes time: images of the class, fine-tunings, NeRF steps, pseudo views.
-The terminal, the viewer's panel and the manifest listen to it.
+One `RunProgress` counts everything that takes time: images of the class, fine-tunings, NeRF steps, pseudo views. The
+terminal, the viewer's panel and the manifest subscribe to it.
 """
 
 import time
@@ -28,22 +28,22 @@ class Task:
     """A piece of a run's work."""
 
     stage: str
-    """The stage it belongs to, as it is announced."""
+    """The stage that it belongs to, as announced."""
     name: str
-    """What a user calls it."""
+    """Its name for users."""
     kind: Literal["images", "tuning", "initial NeRF", "final NeRF"]
-    """What its pace is compared with: tasks of one kind cost the same per unit."""
+    """Tasks of one kind take the same time per unit."""
     total: int
-    """How many of the things it makes or does."""
+    """Number of things that it makes or does."""
     units: int = 1
-    """Units of work in each of them: an image takes that many steps of the sampler."""
+    """Units of work in each of them, such as sampler steps in an image."""
 
 
 Listener = Callable[["RunProgress", Event], None]
 
 
 class RunProgress:
-    """What is going on now, and what is to come.
+    """The present task, and those to come.
 
     A task that is begun ends those before it: an artifact that was found on disk never begins.
     """
@@ -60,14 +60,14 @@ class RunProgress:
         self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_WINDOW)
 
     def begin(self, name: str, done: int = 0) -> None:
-        """The task of this name starts, or goes on where a killed run left it."""
+        """Start the task of this name, or continue it in a resumed run."""
         (self.task,) = (task for task in self.tasks if task.name == name)
         self.done, self.loss, self._began = done, None, self.clock()
         self.restart_clock()
         self._notify("begin")
 
     def update(self, done: int, loss: float | None = None) -> None:
-        """So many of the present task's things are done."""
+        """Set how many of the present task's things are done."""
         self.done = done
         self.loss = self.loss if loss is None else loss
         self._recent.append((self.clock(), done))
@@ -77,12 +77,12 @@ class RunProgress:
         self._notify("update")
 
     def end(self) -> None:
-        """The present task is done, or there was nothing to do: its result was on disk."""
+        """End the present task, whether it was worked on or its result was on disk."""
         self._notify("end")
 
     @property
     def seconds(self) -> float:
-        """How long the present task has taken in this process."""
+        """Seconds that the present task has taken in this process."""
         return self.clock() - self._began
 
     def restart_clock(self) -> None:
@@ -92,15 +92,15 @@ class RunProgress:
 
     @contextmanager
     def during(self, name: str) -> Iterator[Callable[..., None]]:
-        """A task from its begin to its end; yields `update`."""
+        """Begin a task, and end it with the `with` block; yields `update`."""
         self.begin(name)
         yield self.update
         self.end()
 
     def seconds_left(self, whole_run: bool) -> tuple[float, bool]:
-        """How long the present stage, or the run, will take; and whether that counts all of it.
+        """Seconds left of the present stage or of the run, and whether that includes all tasks.
 
-        Nothing is known of a kind of task before the first of it has begun.
+        A kind of task cannot be estimated before the first of it has begun.
         """
         if self.task is None:
             return 0.0, False
@@ -115,7 +115,7 @@ class RunProgress:
         return seconds, complete
 
     def _pace_of(self, task: Task) -> float | None:
-        """The final NeRF is taken to be as fast as the initial one until it has been timed itself."""
+        """Seconds per unit. The final NeRF is assumed to be as fast as the initial one until it has been timed."""
         likeness = {"final NeRF": "initial NeRF"}
         return self._pace.get(task.kind, self._pace.get(likeness.get(task.kind, "")))
 
@@ -125,14 +125,14 @@ class RunProgress:
 
 
 def clock_time(seconds: float) -> str:
-    """Hours, minutes and seconds as a clock shows them."""
+    """Seconds as hours, minutes and seconds, like a clock."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def time_left(progress: RunProgress) -> str:
-    """What is left of the stage and of the run; "over" where a part of it has not been timed yet."""
+    """Time left of the stage and of the run; "over" if a part of it has not been timed yet."""
     parts = []
     for label, whole_run in (("stage", False), ("run", True)):
         seconds, complete = progress.seconds_left(whole_run)
@@ -142,7 +142,7 @@ def time_left(progress: RunProgress) -> str:
 
 @contextmanager
 def shown(progress: RunProgress, console: Console = CONSOLE) -> Iterator[None]:
-    """Show progress on the terminal for a while: one line that moves, or a few that don't."""
+    """Show progress on the terminal within a `with` block: a moving line, or a few plain lines."""
     style = _plain_lines if is_quiet(console) else _moving_line
     with style(progress, console) as listener:
         progress.listeners.append(listener)

@@ -1,4 +1,4 @@
-"""What is kept of a run while it goes on: its progress, its manifest, the NeRFs' losses, pictures for TensorBoard."""
+"""The record of a run in training: its progress, its manifest, the NeRFs' losses, pictures for TensorBoard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LossLog:
         self._sums: dict[str, list[Tensor]] = defaultdict(list)
 
     def add(self, step: int, losses: dict[str, Tensor]) -> float | None:
-        """Take down the losses of a step; the mean of their sum, whenever a line is written."""
+        """Add the losses of a step; returns the mean of their sum whenever a line is written."""
         for name, loss in {**losses, "sum": torch.stack(list(losses.values())).sum()}.items():
             self._sums[name].append(loss)
         if (step + 1) % self._every:
@@ -45,7 +45,7 @@ class LossLog:
 def read_losses(run: Path) -> dict[str, list[tuple[int, float]]]:
     """The curve of each loss of a run: (step, value), ascending.
 
-    Steps that a resumed run trained again count as they were the second time; half a line is what a kill leaves.
+    Of steps that a resumed run trained again, the later values count; a line that a kill cut off is ignored.
     """
     lines: dict[int, dict[str, float]] = {}
     file = run / LOSSES
@@ -63,7 +63,7 @@ def read_losses(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 class RunRecord:
-    """Everything that is written down about a run."""
+    """Everything that is recorded of a run."""
 
     def __init__(self, run: Path, description: dict[str, Any], tasks: list[Task], total_steps: int) -> None:
         """Args: a `manifest.describe`d run, all that it does in order, and the number of its NeRF steps."""
@@ -73,19 +73,19 @@ class RunRecord:
         self._losses = LossLog(run, total_steps)
 
     def nerf_step(self, step: int, done: int, losses: dict[str, Tensor]) -> None:
-        """A NeRF step was trained."""
+        """Record a NeRF step."""
         self.progress.update(done, self._losses.add(step, losses))
 
     def picture(self, name: str, rgb: Float[Tensor, "3 h w"], step: int) -> None:
-        """A picture for TensorBoard, wandb and comet."""
+        """Write a picture to TensorBoard, wandb or comet."""
         writer.put_image(name, rgb.permute(1, 2, 0), step)
 
     def number(self, name: str, value: float, step: int) -> None:
-        """A number for the same."""
+        """Write a number to the same."""
         writer.put_scalar(name, value, step)
 
     def finish(self, complete: bool) -> None:
-        """Training ends; `complete` if nothing of the run is left."""
+        """Record the end of training; `complete` if nothing of the run is left."""
         if self.progress.task is not None:
             self.progress.end()
         if complete:

@@ -1,4 +1,4 @@
-"""What the stages of a run work on, and what they may ask of the training loop."""
+"""The context of a run's stages: what they work on, and their requests to the training loop."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ PAUSE = 0.05
 
 @dataclass(eq=False)
 class RunContext:
-    """Built by the pipeline for its callbacks; the stages, the fine-tunes and the viewer's panel see no trainer."""
+    """Built by the pipeline for its callbacks, so that stages, fine-tunes and the viewer's panel need no trainer."""
 
     model: DreamBooth3DModel
     """The NeRF in training."""
     datamanager: DreamBooth3DDataManager
     """The source of batches."""
     optimizers: Optimizers
-    """nerfstudio's, with the configs that they were made from."""
+    """nerfstudio's optimizers, with the configs that they were made from."""
     record: RunRecord
-    """Where what happens is written down."""
+    """The record of the run."""
     interventions: Interventions
-    """What is changed in the viewer."""
+    """Changes made in the viewer."""
     folder: Path
     """The run folder, which holds the artifacts of the stages."""
     seed: int
-    """Every draw of the run is a function of this and the step."""
+    """Seed of the run: every random draw is a function of this and the step."""
     save: Callable[[int], None]
     """Saves a checkpoint, given the last step that it holds."""
     end_at: Callable[[int], None]
@@ -46,7 +46,7 @@ class RunContext:
     paused: Callable[[], bool] = lambda: False
     """Whether the viewer's pause button is pressed."""
     unlocked: Callable[[], AbstractContextManager] = nullcontext
-    """Entered around work of the guide: the viewer may render in the meantime."""
+    """Entered while the guide computes, so that the viewer can render in the meantime."""
     accumulation: int = 1
     """Micro-steps in a step of the optimizers."""
     step: int = 0
@@ -61,7 +61,7 @@ class RunContext:
 
     @contextmanager
     def task(self, name: str) -> Iterator[Callable[..., None]]:
-        """Work of the guide, recorded as the task `name`; the viewer may render, and its pause button holds the work.
+        """Record work of the guide as the task `name`; the viewer can render meanwhile, and pause the work.
 
         Yields `update(done, loss=None)`: the number of things done, and the loss if there is one.
         """

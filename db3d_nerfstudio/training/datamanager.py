@@ -1,7 +1,7 @@
-"""What a training step looks at: random cameras for the guide, or pixels of the pseudo views.
+"""The batches of a training step: random cameras for the guide, or pixels of the pseudo views.
 
-This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and which most exporters refuse. A
-`VanillaDataManager` over the (virtual) orbit satisfies all tools.
+This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and does not work with most exporters. A
+`VanillaDataManager` over a virtual orbit works with all tools.
 """
 
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
     data: Path | None = None
     """Folder with 3 to 6 photos of the subject."""
     dataparser: DreamBooth3DDataParserConfig = field(default_factory=DreamBooth3DDataParserConfig)
-    """The orbit on which the pseudo views are taken."""
+    """The orbit of the pseudo views' cameras."""
     random_cameras: RandomCamerasConfig = field(default_factory=RandomCamerasConfig)
-    """The distribution of the views that the guide is shown."""
+    """The distribution of random views for the guide."""
     views_per_step: int = 1
     """Number of random views in a micro-step: the batch size of score distillation."""
     train_num_rays_per_batch: int = 4096
@@ -38,7 +38,7 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
 
 
 class PseudoViewDataset(InputDataset):
-    """The pseudo views and their cameras; white images as long as there are none."""
+    """The pseudo views and their cameras; white images until there are any."""
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The pseudo view as `[h, w, 3]`."""
@@ -55,7 +55,7 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
     progress: float = 0.0
     """Fraction of the current phase that is done."""
     has_pseudo_views: bool = False
-    """Whether pseudo views take part in training."""
+    """Whether pseudo views are used in training."""
 
     def load_pseudo_views(self) -> None:
         """Read the images that have appeared in the run folder since the data manager was built."""
@@ -64,9 +64,9 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
         self.has_pseudo_views = True
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
-        """The batch decides the loss: one with pixels is reconstructed, one with views is shown to the guide.
+        """A batch, which decides the loss: pixels for reconstruction, or views for score distillation.
 
-        Outside training the exporters come here for rays towards the object: they get those of the orbit.
+        Outside training, exporters call this for rays towards the object; they get those of the orbit.
         """
         if not self.training or (self.has_pseudo_views and step % 2 == 1):
             return super().next_train(step)

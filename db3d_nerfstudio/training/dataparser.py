@@ -1,4 +1,4 @@
-"""Cameras without poses: the photos have none, so the scene is seen by virtual cameras on an orbit around it."""
+"""Virtual cameras on an orbit around the scene, as the photos have no poses."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,11 +13,11 @@ from db3d_nerfstudio.cameras import Views, orbit_cameras
 
 @dataclass
 class DreamBooth3DDataParserConfig(DataParserConfig):
-    """The photos folder, and the orbit on which the pseudo views are taken."""
+    """The photos folder, and the orbit of the pseudo views' cameras."""
 
     _target: type = field(default_factory=lambda: DreamBooth3DDataParser)
     data: Path | None = None
-    """The data manager's folder of photos; a run of text alone has none."""
+    """The data manager's folder of photos; a text-only run has none."""
     num_views: int = 20
     """Number of pseudo views, evenly spaced in azimuth from the front (the paper's 20)."""
     elevation: float = 20.0
@@ -32,13 +32,13 @@ class DreamBooth3DDataParserConfig(DataParserConfig):
     """Folder of the pseudo views; the trainer sets it to the one in the run folder."""
 
     def orbit(self) -> tuple[Cameras, Views]:
-        """The cameras of the pseudo views, and where they stand."""
+        """The cameras of the pseudo views, and their positions."""
         return orbit_cameras(self.num_views, self.elevation, self.radius, self.fov, self.resolution)
 
 
 @dataclass
 class DreamBooth3DDataParser(DataParser):
-    """Orbit cameras, with the pseudo views as their images from the moment that these exist."""
+    """Orbit cameras, with the pseudo views as their images as soon as these exist."""
 
     config: DreamBooth3DDataParserConfig
 

@@ -1,6 +1,6 @@
-"""The three fine-tuned guides of a run, and what they are made from: photos, captions, images of the class.
+"""The three fine-tuned guides of a run, and their data: photos, captions, images of the class.
 
-RUN/photo_views/              the sides that the photos show as the guide sees them, if their captions name sides
+RUN/photo_views/              the sides that the guide guesses for the photos, if captions name sides
 RUN/class_images/             samples of the class by the untuned guide, for prior preservation
 RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
 """
@@ -29,7 +29,7 @@ SHEET_ROWS, SHEET_VIEWS = 2, ("front", "side", "back", "overhead")
 
 
 class FineTunes:
-    """Fine-tunes the guide of a run, each time once: what is in the run folder is used again."""
+    """Fine-tunes the guide of a run, each fine-tune once: those in the run folder are reused."""
 
     def __init__(self, config: PhasesConfig, context: RunContext) -> None:
         self.config, self.context = config, context
@@ -39,7 +39,7 @@ class FineTunes:
 
     @cached_property
     def tuner(self) -> SubjectTuner:
-        """What all fine-tunes have in common; loads the guide."""
+        """The tuner that all fine-tunes share; loads the guide."""
         settings = self.config.dreambooth, self.workspace, self.seed
         return SubjectTuner(self.guide, self.photos_folder, self.subject, *settings)
 
@@ -55,17 +55,17 @@ class FineTunes:
         return self._finetuned("partial", self.config.partial_steps, None, self._photos, {})
 
     def full(self) -> Path | None:
-        """D_full: a long one."""
+        """D_full: a long fine-tuning on the photos."""
         if self.config.full_steps == 0:
             return None
         return self._finetuned("full", self.config.full_steps, None, self._photos, {})
 
     def multiview(self, pseudo_views: Path, prompt: str, recipe: dict[str, Any]) -> Path | None:
-        """D_partial, trained further on photos and pseudo views; the latter's captions name the side they show.
+        """D_multi: D_partial, trained further on photos and pseudo views, with the side in the captions of the latter.
 
         Args:
-            prompt: What the pseudo views show.
-            recipe: How they were made.
+            prompt: The prompt of the pseudo views.
+            recipe: The recipe of the pseudo views.
         """
         _, views = self.context.datamanager.config.dataparser.orbit()
         sides = nearest_prompts(prompt, views, self.guide.tells_sides)
@@ -103,7 +103,7 @@ class FineTunes:
 
     @cached_property
     def subject(self) -> Subject:
-        """What the photos show."""
+        """The subject of the photos."""
         return parse_subject(self.prompt, self.config.identifier, self.config.class_noun)
 
     @property

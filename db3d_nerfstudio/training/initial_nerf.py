@@ -34,7 +34,7 @@ def save_initial(path: Path, config: RunConfig, model: Model, step: int) -> None
 
 @contextmanager
 def showing(model: Model, initial: Path) -> Iterator[None]:
-    """The model with the initial NeRF's weights for a while, whatever it holds now."""
+    """Give the model the initial NeRF's weights within a `with` block."""
     (checkpoint,) = (initial / CHECKPOINTS).iterdir()
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]
     present: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Adam as the NeRF uses it: fused, which on a CPU takes a tenth of the time, and with a shorter memory of squares."""
+"""Adam for the NeRF: fused, which takes a tenth of the time on a CPU, and with a shorter memory of squares."""
 
 from dataclasses import dataclass
 

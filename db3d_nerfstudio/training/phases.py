@@ -31,26 +31,26 @@ class NerfPhaseConfig:
     """A phase in which a NeRF is trained."""
 
     steps: int
-    """Number of micro-steps; the optimizer moves once every `gradient_accumulation_steps` of them."""
+    """Number of micro-steps; the optimizer steps once every `gradient_accumulation_steps` of them."""
 
 
 @dataclass
 class PseudoViewsConfig(TranslationConfig):
-    """How renders of the initial NeRF are turned into pseudo photos; their cameras are the data parser's orbit."""
+    """How renders of the initial NeRF are turned into pseudo views; their cameras are the data parser's orbit."""
 
     strength: float = 0.5
-    """t_pseudo: how far the renders are noised, as a fraction of the schedule (not published by the paper)."""
+    """t_pseudo: noise level of the renders, as a fraction of the schedule (not published by the paper)."""
     guidance_scale: float = 7.5
     """Classifier-free guidance of the translation: uncond + s * (cond - uncond)."""
     steps: int = 50
     """Sampling steps of the whole schedule; a translation takes the last `strength` of them."""
     margin: float | None = None
-    """How far from the renders' silhouettes the guide may draw, in widths of the image; what is farther stays the
-    background. Unset, it draws everywhere, backgrounds of the photos too, which reconstruction then asks for."""
+    """Distance from the renders' silhouettes within which the guide may draw, in widths of the image; the rest stays
+    background. By default it draws everywhere, which may reproduce backgrounds of the photos."""
     chunk: int = 4
     """Number of renders translated at a time."""
     upscaler: UpscalerConfig | None = None
-    """Model that enlarges the pseudo views of a guide of small images, such as IF's second stage: end the command with
+    """Model that upscales the pseudo views of a guide of small images, such as IF's second stage: end the command with
     `pipeline.phases.pseudo-views.upscaler:upscaler-config` and its options."""
 
 
@@ -65,22 +65,22 @@ class PhasesConfig:
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
     """The final NeRF: reconstruction of the pseudo views, and distillation by D_multi."""
     reset_nerf: bool = True
-    """Whether the final NeRF begins from scratch (the paper's is a second NeRF), or as a copy of the initial one, which
-    keeps more of it where pseudo views are wrong or contradict each other."""
+    """Start the final NeRF from scratch, as in the paper. If not, it is a copy of the initial one, and keeps more of it
+    where pseudo views are wrong or contradict each other."""
     lr_final_fraction: float = 1.0
-    """What is left of the optimizers' learning rates at the end of each NeRF's training; they fall exponentially."""
+    """Share of the learning rates that is left at the end of each NeRF's training; they fall exponentially."""
     identifier: str = "sks"
     """The rare word in the prompt that stands for the subject."""
     class_noun: str | None = None
     """What kind of thing the subject is; by default the words after the identifier."""
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
-    """What the three fine-tunings of the guide have in common."""
+    """Settings of all three fine-tunings."""
     partial_steps: int = 150
-    """Iterations of D_partial on the photos (the paper's 150); 0 leaves the guide as it is."""
+    """Iterations of D_partial on the photos (150 in the paper); 0 leaves the guide untuned."""
     full_steps: int = 800
-    """Iterations of D_full on the photos (the paper's 800); 0 leaves the guide as it is."""
+    """Iterations of D_full on the photos (800 in the paper); 0 leaves the guide untuned."""
     multiview_steps: int = 150
-    """Further iterations of D_partial on photos and pseudo views (the paper's 150)."""
+    """Further iterations of D_partial on photos and pseudo views (150 in the paper)."""
 
     @property
     def one_stage(self) -> bool:
@@ -89,17 +89,17 @@ class PhasesConfig:
 
     @property
     def needs_photos(self) -> bool:
-        """Whether anything is made from photos; else the prompt is all there is, and needs no identifier."""
+        """Whether photos are used; if not, the prompt needs no identifier."""
         return self.full_steps > 0 or not self.one_stage
 
     def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
-        """Micro-steps of the whole run, given the phases that somebody ended early."""
+        """Micro-steps of the whole run, given the phases that were ended early."""
         initial = ends.get("initial", self.initial.steps)
         return ends.get("final", initial + self.final.steps) if not self.one_stage else initial
 
 
 class Phase(NamedTuple):
-    """Where a step is in the run."""
+    """The phase of a step."""
 
     name: PhaseName
     start: int
@@ -112,8 +112,8 @@ def phase_at(config: PhasesConfig, step: int, ends: Mapping[PhaseName, int] = NO
     """The phase of a step; steps beyond the end belong to the last phase.
 
     Args:
-        ends: The steps at which phases were ended early. Schedules are those of the planned length all the same, so
-            that a step before the end is what it was when nobody knew of the end.
+        ends: The steps at which phases were ended early. Schedules keep their planned length, so that steps before an
+            early end are the same with or without it.
     """
     name, start, steps = "initial", 0, config.initial.steps
     end = ends.get("initial", steps)

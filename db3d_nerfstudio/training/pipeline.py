@@ -1,4 +1,4 @@
-"""nerfstudio's pipeline, with the phases run before every training iteration."""
+"""nerfstudio's pipeline, which enters the phases before every training iteration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from db3d_nerfstudio.training.viewer_panel import ViewerPanel
 
 @dataclass
 class DreamBooth3DPipelineConfig(VanillaPipelineConfig):
-    """Photos and views, the NeRF and its guide, and the stages that lead from one to the other."""
+    """Photos and views, the NeRF and its guide, and the stages."""
 
     _target: type = field(default_factory=lambda: DreamBooth3DPipeline)
     datamanager: DreamBooth3DDataManagerConfig = field(default_factory=DreamBooth3DDataManagerConfig)
@@ -49,7 +49,7 @@ class DreamBooth3DPipelineConfig(VanillaPipelineConfig):
 
 @runtime_checkable
 class TrainingLoop(Protocol):
-    """What is used of the trainer."""
+    """The part of the trainer that is used here."""
 
     config: RunConfig
     optimizers: Optimizers
@@ -58,15 +58,15 @@ class TrainingLoop(Protocol):
     train_lock: Lock
 
     def save_checkpoint(self, step: int) -> None:
-        """Save what was trained up to and including a step, now or as soon as the optimizers have moved."""
+        """Save the state after a step, now or as soon as the optimizers have stepped."""
         ...
 
     def save_if_due(self, step: int) -> None:
-        """Save what `save_checkpoint` put off."""
+        """Save a checkpoint that `save_checkpoint` postponed."""
         ...
 
     def end_at(self, total_steps: int) -> None:
-        """Stop training, since so many steps have been trained in all."""
+        """Stop training, given the number of steps that have been trained in all."""
         ...
 
     def end_of_training(self, step: int) -> None:
@@ -79,7 +79,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
 
     config: DreamBooth3DPipelineConfig
     context: RunContext
-    """The run in training; of a run that is only looked at there is none."""
+    """The run in training; not set where a run is only opened."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,7 +88,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
     ) -> list[TrainingCallback]:
-        """The phases come first: other callbacks find the model in the state that the step asks for."""
+        """The callback of the phases comes first, so that others find the model in the state of the step."""
         loop = cast(TrainingLoop, training_callback_attributes.trainer)
         self.context = self._make_context(loop)
         self.model.distillation.context = self.context.unlocked

@@ -1,4 +1,4 @@
-"""Pseudo multi-view photos of the subject (DreamBooth3D section 3.2): a dataset on disk that anybody can open.
+"""Pseudo multi-view photos of the subject (DreamBooth3D section 3.2): a dataset on disk in nerfstudio's format.
 
 RUN/pseudo_views/
     images/000.png        the pseudo views: renders translated into the subject
@@ -33,10 +33,10 @@ CONTACT_SHEET = "contact_sheet.png"
 def make(
     context: RunContext, config: PseudoViewsConfig, prompt: str, path: Path, initial: Path, tuner: SubjectTuner
 ) -> None:
-    """Noise renders of the initial NeRF up to t_pseudo, and denoise each by itself with the guide as it is tuned now.
+    """Noise renders of the initial NeRF up to t_pseudo, and denoise each by itself with the guide as tuned now.
 
     Args:
-        prompt: What the pseudo views are to show.
+        prompt: The prompt of the pseudo views.
         path: An empty folder for the dataset and, if it is tuned, the upscaler.
         initial: The folder of the initial NeRF.
         tuner: Has the photos, for the upscaler and for the contact sheet, which grows as views are made.

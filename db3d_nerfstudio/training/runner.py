@@ -1,4 +1,4 @@
-"""The work between the phases, as one readable method: `PhaseRunner.enter`.
+"""The work between the phases, in one method: `PhaseRunner.enter`.
 
 Every result is a file in the run folder, made once:
 
@@ -29,9 +29,9 @@ from db3d_nerfstudio.workspace import Workspace
 
 
 class PhaseRunner:
-    """Puts guide, data and model into the state that a phase trains in, making first what the run folder does not have.
+    """Puts guide, data and model into the state of a phase, and makes what is missing in the run folder.
 
-    Its only memory, which phase was entered last, is a cache: entering again changes nothing.
+    Its only state, the phase that was entered last, is a cache: entering again changes nothing.
     """
 
     def __init__(self, config: PhasesConfig, context: RunContext) -> None:
@@ -41,7 +41,7 @@ class PhaseRunner:
         self._entered: PhaseName | None = None
 
     def before_step(self, step: int) -> None:
-        """The callback before every training iteration; all that it does is a function of the step and of files."""
+        """The callback before every training iteration, a function of the step and of files alone."""
         context, phase = self.context, self._phase_at(step)
         context.step = step
         next_end = (step // context.accumulation + 1) * context.accumulation
@@ -72,15 +72,15 @@ class PhaseRunner:
         self._film(self._phase_at(step).name)
 
     def enter(self, phase: Phase, step: int) -> None:
-        """Find or make everything that the phase builds on, and hand it to the model and the data manager."""
-        with self.context.unlocked():  # Loading takes long, and the viewer need not wait for it.
+        """Find or make everything that the phase needs, and set it on the model and the data manager."""
+        with self.context.unlocked():  # The viewer need not wait while the guide loads.
             self._check_guide()
         if phase.name == "initial":
             announce(stage_line(self.config, ONLY if self.config.one_stage else ONE))
             self._use(self.fine_tunes.full() if self.config.one_stage else self.fine_tunes.partial())
             return
         if step == phase.start:
-            self.context.save(step - 1)  # What follows takes minutes, and nothing before it must be lost.
+            self.context.save(step - 1)  # Nothing may be lost if the run is killed in the minutes that follow.
         initial = self._initial_nerf(phase, step)
         views = self._pseudo_views(initial)
         announce(stage_line(self.config, THREE))
@@ -94,7 +94,8 @@ class PhaseRunner:
         def make(path: Path) -> None:
             if step != phase.start:
                 raise UserError(
-                    f"{initial_nerf.FOLDER}/ is gone from the run folder and cannot be made again: use --resume False"
+                    f"{initial_nerf.FOLDER}/ is missing in the run folder and cannot be made again: start a new run "
+                    "with --resume False"
                 )
             initial_nerf.save_initial(path, read_config(self.workspace.root), self.context.model, step - 1)
 
@@ -122,7 +123,7 @@ class PhaseRunner:
         return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
 
     def _start_second_nerf(self) -> None:
-        """Fresh weights in the same parameters, unless those of the initial NeRF are kept; optimizers that forget."""
+        """New weights in the same parameters, unless the initial NeRF's are kept, and reset optimizers."""
         if self.config.reset_nerf:
             self.context.model.reset_field()
         self.context.optimizers.zero_grad_all()
@@ -130,7 +131,7 @@ class PhaseRunner:
             optimizer.state.clear()
 
     def _set_learning_rates(self, phase: Phase) -> None:
-        """A function of the step alone, as everything is: a scheduler of nerfstudio counts on into the second NeRF."""
+        """Set the rates as a function of the step; nerfstudio's schedulers would count on into the second NeRF."""
         if self.config.lr_final_fraction == 1:
             return  # They may be a scheduler's.
         factor = self.config.lr_final_fraction**phase.progress
@@ -142,7 +143,7 @@ class PhaseRunner:
     # What these need.
 
     def _check_guide(self) -> None:
-        """Load the guide and let it read every prompt, so that a wrong path or an unknown word ends the run at once."""
+        """Load the guide and embed every prompt, so that a wrong path or an unknown word ends the run at once."""
         prompts = [self.context.model.config.prompt]
         if self.config.needs_photos:
             subject = self.fine_tunes.subject
@@ -165,7 +166,7 @@ class PhaseRunner:
 
     @property
     def _stage_2_prompt(self) -> str:
-        """The prompt that held when the initial NeRF was done."""
+        """The prompt at the end of the initial NeRF."""
         return self.context.interventions.guidance_at(self._initial_steps)[0]
 
     def _use(self, weights: Path | None) -> None:

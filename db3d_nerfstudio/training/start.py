@@ -1,4 +1,4 @@
-"""Before a run begins: its input is checked, and its folder is chosen and locked."""
+"""The start of a run: check its input, then choose and lock its folder."""
 
 import os
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from db3d_nerfstudio.words import parse_subject
 
 
 def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
-    """Read prompt and photos as the stages will; the path of the photos becomes absolute.
+    """Read prompt and photos as the stages will, and make the path of the photos absolute.
 
     Raises:
         UserError: something is missing or cannot be read.
@@ -28,7 +28,7 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
     if model.prompt is None:
         raise UserError(f'no prompt: say what the photos show, as in --prompt "a photo of a {phases.identifier} robot"')
     if phases.initial.steps < 1:
-        raise UserError("the initial NeRF needs steps: set --pipeline.phases.initial.steps to 1 or more")
+        raise UserError("the initial NeRF needs at least one step: set --pipeline.phases.initial.steps to 1 or more")
     if phases.needs_photos:
         parse_subject(model.prompt, phases.identifier, phases.class_noun)
     if datamanager.data is not None:
@@ -38,7 +38,7 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
 
 
 def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:
-    """Without photos, those of the bundled toy: where there is no prompt, or one about a toy of its kind."""
+    """Use the bundled toy's photos if none are given and there is no prompt, or one about a toy of its kind."""
     from db3d_nerfstudio.toybox.examples import default_subject
 
     if pipeline.datamanager.data is not None:
@@ -48,32 +48,32 @@ def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:
     kind = parse_subject(prompt).class_noun
     model.prompt = model.prompt or f"a photo of a {phases.identifier} {kind}"
     if parse_subject(model.prompt, phases.identifier, phases.class_noun).class_noun == kind:
-        announce(f"The photos are those of the bundled {kind}; --data FOLDER takes yours")
+        announce(f"Using the bundled photos of a {kind}; --data FOLDER uses yours")
         pipeline.datamanager.data = photos
 
 
 def check_learning_rates(optimizers: Mapping[str, Any], phases: PhasesConfig) -> None:
-    """Raises UserError if nerfstudio's schedulers and the phases would both set the learning rates."""
+    """Raise UserError if nerfstudio's schedulers and the phases would both set the learning rates."""
     scheduled = [name for name, optimizer in optimizers.items() if optimizer["scheduler"] is not None]
     if scheduled and phases.lr_final_fraction != 1:
         raise UserError(
             f"the scheduler of {' and '.join(scheduled)} and phases.lr_final_fraction both set the learning rate: "
-            "take the scheduler out, or set --pipeline.phases.lr-final-fraction 1"
+            "remove the scheduler, or set --pipeline.phases.lr-final-fraction 1"
         )
 
 
 def total_steps(config: RunConfig, run: Path) -> int:
-    """How many micro-steps a run has in all, given the phases that were ended early in it."""
+    """Number of micro-steps of a run, given the phases that were ended early in it."""
     return min(config.max_num_iterations, config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
 
 
 def unfinished_run(config: RunConfig, runs: Path) -> str | None:
-    """The name of the newest run in a folder that the same command started, and that was not trained to its end."""
+    """The name of the newest unfinished run in a folder that the same command started."""
     for file in sorted(runs.glob(f"*/{FILE}"), key=os.path.getmtime, reverse=True):
         run, total = file.parent, total_steps(config, file.parent)
         step = checkpoint_step(run / config.relative_model_dir) + 1
         if step < total and same_settings(config, run) and try_lock(run):
-            announce(f"Continuing {run} at step {step} of {total} (--resume False starts afresh)")
+            announce(f"Continuing {run} at step {step} of {total} (--resume False starts a new run)")
             return run.name
     return None
 
@@ -82,7 +82,7 @@ def claim(run: Path, photos: Path | None, prompt: str) -> None:
     """Make the folder of a run and lock it.
 
     Raises:
-        UserError: it cannot be written to, or belongs to another subject or to another process.
+        UserError: the folder is not writable, or belongs to another subject or another process.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run does, in order, and what it leaves in its folder, all named by what it is in this run."""
+"""The tasks of a run in order, and the files in its folder, named by what they are in this run."""
 
 from db3d_nerfstudio.run.interventions import PhaseName
 from db3d_nerfstudio.run.progress import Task
@@ -21,7 +21,7 @@ def nerf_task(phases: PhasesConfig, phase: PhaseName) -> str:
 
 
 def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
-    """The tasks of a run; what has no steps is left out.
+    """The tasks of a run, without those that have no steps.
 
     Args:
         num_views: Number of pseudo views.
@@ -49,7 +49,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
 
 
 def stage_line(phases: PhasesConfig, stage: str) -> str:
-    """What is announced when a stage begins."""
+    """The line that announces a stage."""
     steps = [task.name for task in run_tasks(phases, num_views=1) if task.stage == stage]
     if not phases.needs_photos:
         steps = ["NeRF from the prompt alone"]
@@ -57,7 +57,7 @@ def stage_line(phases: PhasesConfig, stage: str) -> str:
 
 
 def contents(phases: PhasesConfig) -> dict[str, str]:
-    """What lies where in the run folder."""
+    """The files of the run folder, with descriptions."""
     found = {
         "manifest.json": "this: inputs, settings, versions, times",
         "report.html": "the run in one page, made at its end or by `db3d report`",
@@ -69,7 +69,7 @@ def contents(phases: PhasesConfig) -> dict[str, str]:
     }
     if phases.needs_photos:
         found |= {
-            "photo_views": "the sides that the photos show, as the guide sees them",
+            "photo_views": "the sides that the guide guesses for the photos",
             "class_images": "images of the class by the untuned guide, for prior preservation",
             "dreambooth/full": f"D_full: the guide after {phases.full_steps} iterations on the photos",
         }

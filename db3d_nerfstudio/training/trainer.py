@@ -1,4 +1,4 @@
-"""nerfstudio's trainer, made safe to kill: whole checkpoints, and a command that finishes what it began.
+"""nerfstudio's trainer, made safe to interrupt: whole checkpoints, and a command that resumes its run.
 
 Three things of nerfstudio 1.1.5 are changed, each by a small override that calls super: it writes checkpoints in place
 (a crash leaves half of one), it trains `max_num_iterations` more after a resume, and it never resumes by itself.
@@ -30,7 +30,7 @@ from db3d_nerfstudio.workspace import publish
 @at_home_in_yaml
 @dataclasses.dataclass
 class DreamBooth3DTrainerConfig(RunConfig):
-    """A run: its folder is found again by the same command until it is finished."""
+    """A run, which the same command resumes until it is finished."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DTrainer)
     pipeline: DreamBooth3DPipelineConfig = dataclasses.field(default_factory=DreamBooth3DPipelineConfig)
@@ -38,10 +38,10 @@ class DreamBooth3DTrainerConfig(RunConfig):
     resume: bool = True
     """Continue the newest unfinished run of the same command; False starts a new one."""
     example: Annotated[bool, tyro.conf.Suppress] = False
-    """Whether a command without photos trains on the toy that comes with the package, if its prompt is of that toy."""
+    """Whether a command without photos trains on the bundled toy, if its prompt is about that toy."""
 
     def set_timestamp(self) -> None:
-        """Called by `ns-train` before anything is written: check the input, and decide on the run folder."""
+        """Called by `ns-train` before anything is written: check the input, and choose the run folder."""
         with exit_on_user_error():
             if self.example:
                 start.take_example(self.pipeline)
@@ -59,9 +59,9 @@ class DreamBooth3DTrainerConfig(RunConfig):
 
 @contextmanager
 def exit_on_failure() -> Iterator[None]:
-    """End the program with one line for what a user can put right: input, a loss that is not a number, memory.
+    """End the program with one line for errors that a user can correct: input, a non-finite loss, memory.
 
-    Nothing is lost: the same command continues the run.
+    Nothing is lost, as the same command continues the run.
     """
     try:
         with exit_on_user_error(FloatingPointError):
@@ -71,13 +71,13 @@ def exit_on_failure() -> Iterator[None]:
         raise SystemExit(
             f"Error: {cause} Give this run the device to itself, or lower "
             "--pipeline.datamanager.random-cameras.resolution or --pipeline.phases.dreambooth.batch-size; the guide's "
-            "text_encoder_memory, gradient_checkpointing and tuning save memory too. With the options that it had, the "
-            "same command continues this run."
+            "text_encoder_memory, gradient_checkpointing and tuning save memory too. The same command with "
+            "the same options continues this run."
         ) from None
 
 
 class DreamBooth3DTrainer(Trainer):
-    """Checkpoints that are whole, taken where a resumed run can go on as if nothing had happened."""
+    """Writes whole checkpoints, at steps from which a resumed run continues exactly as an unbroken one."""
 
     config: DreamBooth3DTrainerConfig
     pipeline: DreamBooth3DPipeline
@@ -85,7 +85,7 @@ class DreamBooth3DTrainer(Trainer):
     _save_due: bool = False
 
     def train(self) -> None:
-        """Train what is left of the run, and show how far it is."""
+        """Train the rest of the run, and show its progress."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
         with exit_on_failure(), shown(self.pipeline.context.record.progress):
             try:
@@ -94,7 +94,7 @@ class DreamBooth3DTrainer(Trainer):
                 end_renders()
 
     def save_checkpoint(self, step: int) -> None:
-        """Save as one move, and not between micro-steps whose gradients belong together: those are not saved."""
+        """Save in one move, and not between micro-steps that share an optimizer step, as gradients are not saved."""
         accumulated = max(self.gradient_accumulation_steps.values(), default=1)
         step = min(step, self._total_steps - 1)  # nerfstudio counts one more when it is stopped.
         self._save_due = (step + 1) % accumulated != 0 and step + 1 < self._total_steps
@@ -114,12 +114,12 @@ class DreamBooth3DTrainer(Trainer):
                 older.unlink()
 
     def save_if_due(self, step: int) -> None:
-        """Save what `save_checkpoint` put off."""
+        """Save a checkpoint that `save_checkpoint` postponed."""
         if self._save_due:
             self.save_checkpoint(step)
 
     def _load_checkpoint(self) -> None:
-        """Go on from the run's own checkpoint, if it has one."""
+        """Resume from the run's own checkpoint, if it has one."""
         if not self.config.load_dir and not self.config.load_checkpoint and checkpoint_step(self.checkpoint_dir) >= 0:
             self.config.load_dir = self.checkpoint_dir
         super()._load_checkpoint()
@@ -127,7 +127,7 @@ class DreamBooth3DTrainer(Trainer):
         self.step = max(0, self._start_step - 1)  # Of a run with nothing left to train, this is saved again at its end.
 
     def end_at(self, total_steps: int) -> None:
-        """Stop after this many steps in all: called when they are done."""
+        """Stop training; called after this many steps in all."""
         self._total_steps = total_steps
         self.stop_training = True
 

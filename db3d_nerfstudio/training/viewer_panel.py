@@ -1,7 +1,7 @@
-"""The DreamBooth3D panel in nerfstudio's viewer: what the run is doing, its pictures, and what can be changed.
+"""The DreamBooth3D panel in nerfstudio's viewer: the run's progress and pictures, and controls to change it.
 
-nerfstudio hands the viewer to every `ViewerControl` that it finds in the pipeline. The panel's pictures are files of
-the run folder, looked at again as the run goes on; so a finished run has them too.
+nerfstudio passes the viewer to every `ViewerControl` that it finds in the pipeline. The panel's pictures are files of
+the run folder, read again as the run goes on; so a finished run has them too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PHASES: dict[str, PhaseName] = {"initial NeRF": "initial", "final NeRF": "final"
 
 
 class ViewerPanel(ViewerControl):
-    """The panel; nerfstudio sets it up once it has a viewer, and `follow` brings it to life in training."""
+    """The panel; nerfstudio sets it up once it has a viewer, and `follow` connects it to a run in training."""
 
     viewer: Viewer | None = None
     """nerfstudio sets it, if there is one."""
@@ -70,7 +70,7 @@ class ViewerPanel(ViewerControl):
         self._show_pictures()
 
     def follow(self, context: RunContext) -> None:
-        """Show how the run goes on, and hand it what is requested; without a viewer, nothing."""
+        """Show the run's progress, and pass it the user's requests; does nothing without a viewer."""
         if self.viewer is not None:
             self._context = context
             context.record.progress.listeners.append(self._on_progress)
@@ -79,9 +79,9 @@ class ViewerPanel(ViewerControl):
 
     def _add_controls(self, viewer: Viewer) -> None:
         gui, model = self.viser_server.gui, viewer.pipeline.model.config
-        self._prompt = gui.add_text("Prompt", model.prompt or "", hint="What the guide is asked for")
+        self._prompt = gui.add_text("Prompt", model.prompt or "", hint="The prompt of score distillation")
         self._scale = gui.add_number("Guidance scale", float(model.sds.guidance_scale), min=0.0, step=0.5)
-        apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded anew before that step")
+        apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded again before that step")
         apply.on_click(lambda _: self._request_guidance())
         self._end = gui.add_button("End this stage now", disabled=True, hint="A resumed run ends it at the same step")
         self._end.on_click(lambda _: self._request_end())
@@ -144,7 +144,7 @@ class ViewerPanel(ViewerControl):
     # The scene.
 
     def _look_from_the_front(self) -> None:
-        """Begin behind the orbit's first cameras, and between two of them; viser's own start is inside the object."""
+        """Start behind the orbit's first cameras, between two of them; viser's default is inside the object."""
         orbit = self.viewer.pipeline.datamanager.config.dataparser
         start = orbit_cameras(
             1, orbit.elevation + 5.0, START_BEHIND * orbit.radius, orbit.fov, 1, 180 / orbit.num_views

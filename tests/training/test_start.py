@@ -149,7 +149,7 @@ def photos_of_another_kind(config):
         (not_writable, "cannot write to .* choose another --output-dir"),
         (another_subject, 'another subject .*"a photo of a sks dog".*choose another --timestamp'),
         (photos_of_another_kind, "no photos: give --data a folder"),
-        (two_rates, "scheduler of encodings .* take the scheduler out, or set .*lr-final-fraction 1"),
+        (two_rates, "scheduler of encodings .* remove the scheduler, or set .*lr-final-fraction 1"),
     ],
 )
 def test_bad_input_is_one_line_with_the_fix(config, spoil, line):
