@@ -6,6 +6,7 @@ so that viewer, evaluation and exporters see a plain renderer.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 import tyro
@@ -213,7 +214,7 @@ class DreamBooth3DModel(Model):
         return torch.cat([(rgb / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
 
     def get_image_metrics_and_images(
-        self, outputs: dict[str, Tensor], batch: dict[str, Tensor]
+        self, outputs: dict[str, Tensor], batch: dict[str, Any]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
         rgb = outputs["rgb"]
         image = batch["image"][..., :3].to(rgb)

@@ -1,7 +1,5 @@
 """All three stages with every family of guides, in miniature, by what `ns-train` calls after reading arguments."""
 
-import copy
-import importlib
 import json
 import math
 import shutil
@@ -13,41 +11,17 @@ import torch
 from nerfstudio.scripts.train import main
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
+from tiny_presets import VIEWS, tiny_config
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.results.open_run import open_run
 
-VIEWS = 2
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # nerfstudio's trainer and its imports, as in ns-train.
 ]
-
-
-def tiny_config(preset: str, model: Path, photos: Path, output: Path, **guide):
-    """The preset with everything small."""
-    config = copy.deepcopy(importlib.import_module(f"db3d_nerfstudio.method_configs.{preset}").method.config)
-    config.output_dir, config.data, config.vis = output, photos, "tensorboard"
-    config.machine.device_type = "cpu"
-    pipeline, phases = config.pipeline, config.pipeline.phases
-    pipeline.model.prompt = "a photo of a sks dog"
-    pipeline.model.guide.model = str(model)
-    for name, value in {"variant": None, **guide}.items():
-        setattr(pipeline.model.guide, name, value)
-    pipeline.model.field.resolutions, pipeline.model.background_color = (4, 8), (1.0, 1.0, 1.0)
-    pipeline.model.sampler.num_samples = 16
-    pipeline.datamanager.random_cameras.resolution = ((0.0, 8), (0.4, 16))
-    pipeline.datamanager.dataparser.resolution = 16
-    pipeline.datamanager.dataparser.num_views = VIEWS
-    pipeline.datamanager.train_num_rays_per_batch = 64
-    phases.initial.steps, phases.final.steps = 4, 6
-    phases.partial_steps, phases.full_steps, phases.multiview_steps = 2, 3, 1
-    phases.dreambooth.num_class_images, phases.dreambooth.class_sampling.steps = 2, 2
-    phases.pseudo_views.steps = 4
-    config.steps_per_eval_batch = config.steps_per_eval_image = config.steps_per_eval_all_images = 1000
-    return config
 
 
 FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
