@@ -56,7 +56,7 @@ _PARTS = frozenset(
     "back beak body ear ears eye eyes face feet foot fur hand hands head horn horns leg legs mouth muzzle neck "
     "nose paw paws portrait snout tail wing wings".split()
 )
-"""What is still the whole subject: a photo of a dog's head is about the dog."""
+"""Parts that stand for the whole subject: a photo of a dog's head is about the dog."""
 _COLOURS = frozenset(
     "beige black blue brown colorful colourful golden gray green grey orange pink purple red silver turquoise "
     "violet white yellow".split()

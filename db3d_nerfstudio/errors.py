@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 class DivergedError(UserError):
-    """Training went wrong and would not recover by itself; the message is one line that names what to change."""
+    """Training diverged and cannot recover; the message is one line that names what to change."""
 
 
 @contextmanager

@@ -21,7 +21,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 MAX_PIXELS = 500_000_000
 """Larger pictures are refused; phones have up to 200 million pixels."""
 MIN_SIDE = 4
-"""Pixels; what is smaller is a page's spacer and no photo."""
+"""Pixels; anything smaller is a spacer of a web page and not a photo."""
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",

@@ -143,7 +143,7 @@ def unlisted(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _put_away(path: Path) -> None:
-    """Delete an artifact, unless somebody added files to it: then it is kept under another name."""
+    """Delete an artifact, or keep it under another name if files were added to it."""
     if not path.exists():
         return
     files = (_read_recipe(path) or {}).get(FILES)

@@ -29,32 +29,32 @@ PHOTO_SIZE = 256
 
 @dataclass
 class EvaluateConfig:
-    """Measure a finished run: likeness to photos and prompt, faces, colours, and against the true toy if it is known.
+    """Measure a finished run: likeness to photos and prompt, faces, colours, and distance from the true toy if known.
 
-    Runs of the embedded guide are judged by the embedded judge; CLIP and DINO are asked where they are named.
+    Runs of the embedded guide are measured by the embedded judge. CLIP and DINO are used if they are named.
     """
 
     run: Path
     """The run's folder."""
     toy: int | None = None
-    """Seed of the toy in the photos; unset, the bundled toy if it was trained on that."""
+    """Seed of the toy in the photos; by default the bundled toy if the run was trained on it."""
     toy_class: str | None = None
-    """Kind of that toy; unset, the seed decides."""
+    """Kind of that toy; by default the seed decides."""
     photos: Path | None = None
-    """Folder of the subject's photos; unset, those the run was trained on."""
+    """Folder of the subject's photos; by default those that the run was trained on."""
     cutouts: Path | None = None
-    """Folder of the photos with everything but the subject transparent: adds likeness without the background, and
+    """Folder of the photos with everything but the subject transparent; adds likeness without background, and
     over-saturation."""
     pool: Path | None = None
-    """Text file of prompts without identifier, one a line, for R-precision; unset, the toybox's for its guide."""
+    """Text file of prompts for R-precision, without identifier, one per line; the embedded guide has a default."""
     clip: tuple[str, ...] = ()
     """CLIP backbones: "ViT-B/16", "ViT-B/32", "ViT-L/14", other hub ids, or local folders."""
     dino: tuple[str, ...] = ()
-    """DINO backbones: hub ids, as facebook/dino-vits16, or local folders."""
+    """DINO backbones: hub ids, such as facebook/dino-vits16, or local folders."""
     mesh: bool = False
-    """Take the mesh of `db3d export` too: adds its Chamfer distance and F-score to the true toy."""
+    """Measure the mesh of `db3d export` too: adds its chamfer distance and F-score to the true toy."""
     resolution: Count | None = None
-    """Side of the views in pixels; unset, 64 for the embedded guide's runs and 224 for others."""
+    """Side of the views in pixels; by default 64 for runs of the embedded guide and 224 for others."""
     turntable_frames: Count = 36
     """Frames of the turntable."""
 
@@ -93,7 +93,7 @@ def main(config: EvaluateConfig) -> None:
 
 
 def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Reference:
-    """What the run is measured against, according to its own settings and those of the evaluation."""
+    """The reference for a run, from its own settings and those of the evaluation."""
     from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
     from db3d_nerfstudio.evaluation.metrics.encoders import clip_encoder, dino_encoder, judge_encoder
     from db3d_nerfstudio.evaluation.metrics.measure import Reference
@@ -126,7 +126,7 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
 
 
 def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Photos | None:
-    """The subject's photos, and where they show it; None for a run of text alone."""
+    """The subject's photos and masks; None for a text-only run."""
     from db3d_nerfstudio.evaluation.metrics.measure import Photos
     from db3d_nerfstudio.photos import load_masks, load_photos
 
@@ -138,7 +138,7 @@ def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> 
 
 
 def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Subject | None:
-    """The toy in the photos, where it is known."""
+    """The toy in the photos, if it is known."""
     from db3d_nerfstudio.toybox.examples import default_subject, default_truth
     from db3d_nerfstudio.toybox.subjects import make_subject
 
@@ -148,7 +148,7 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
 
 
 def measure_mesh(field: GridField, subject: Subject | None) -> dict[str, float]:
-    """The shape of the mesh that is exported of a field against the true toy's.
+    """Compare the mesh exported from a field with the true toy.
 
     Raises:
         UserError: the true toy is not known.

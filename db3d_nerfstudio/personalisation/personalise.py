@@ -87,7 +87,7 @@ def main(config: PersonaliseConfig) -> None:
 
 
 def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:
-    """The photos' folder, and what they show by the name that the guide will know it by."""
+    """The photos' folder, and the subject that they show."""
     from db3d_nerfstudio.toybox.examples import default_subject
 
     data, prompt = default_subject() if config.data is None else (config.data, config.prompt)

@@ -30,7 +30,7 @@ NUM_LEVELS = 24
 SURFACE_OPACITY = 0.25
 """A surface is where this share of the light is gone."""
 LEAST_PIECE = 0.01
-"""What is smaller than this share of the largest piece of matter is dust; a beak that floats before its head is not."""
+"""Pieces smaller than this share of the largest one are dust; a beak that floats in front of its head is not."""
 MAX_RAYS = 64
 """Rays along each edge of a view that levels are judged by."""
 

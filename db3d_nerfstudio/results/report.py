@@ -70,7 +70,7 @@ def write_report(run: Path) -> Path:
         curves=_curves(run, _tunings(manifest)),
         tasks=[{"name": name, **task, "time": clock_time(task["seconds"])} for name, task in manifest["tasks"].items()],
         total_time=clock_time(float(sum(task["seconds"] for task in manifest["tasks"].values()))),
-        commands=next_commands(run) if manifest["state"] == "finished" else [("go on", manifest["command"])],
+        commands=next_commands(run) if manifest["state"] == "finished" else [("continue", manifest["command"])],
         command=manifest["command"],
         changes=[{"step": change.step, "words": _words(change)} for change in read_changes(run)],
         tables=_tables(manifest),

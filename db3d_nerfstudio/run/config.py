@@ -29,7 +29,7 @@ class RunConfig(TrainerConfig):
         return self.home or super().get_base_dir()
 
     def run_folder(self) -> Path:
-        """Where the artifacts of the stages are: beside the checkpoints that training goes on from."""
+        """The folder of the stages' artifacts, beside the checkpoints."""
         return self.load_dir.absolute().parent if self.load_dir else self.get_base_dir()
 
     def move_to(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ IDENTIFIERS = ("sks", "zwx", "ohwx", "xjy", "qvb", "pll", "hta", "olis")
 """Rare identifier tokens: in the vocabulary, never in a training caption (DreamBooth 2208.12242, section 3.2)."""
 VIEWS = ("front", "side", "back", "overhead")
 BOUNDARY = 8.0
-"""Views this close to the edge of a view's sector are left unnamed, degrees: no one could tell."""
+"""Views this close to the edge of a view's sector are left unnamed, as they are ambiguous; degrees."""
 MAX_TOKENS = 24
 """Tokens of a caption, start and end included; the longest of all loses its last word, "view"."""
 

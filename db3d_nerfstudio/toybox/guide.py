@@ -29,7 +29,7 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
 
     _target: type = field(default_factory=lambda: ToyboxGuide)
     model: Path | None = None
-    """Folder of the model; unset, the one that ships with the package."""
+    """Folder of the model; by default the one in the package."""
 
     @property
     def source(self) -> str:

@@ -24,7 +24,7 @@ SHIPPED_JUDGE = Path(__file__).parent / "weights" / "judge" / "model.safetensors
 EMBEDDING = 128
 """Width of the embedding that images and captions share."""
 HEADS = {"class_noun": tuple(CLASS_NOUNS), "main_color": tuple(PALETTE), "view": VIEWS}
-"""What the judge names, with the names it knows, in the order of the data set's labels."""
+"""The classes of each head, in the order of the data set's labels."""
 
 
 class ResidualBlock(nn.Module):

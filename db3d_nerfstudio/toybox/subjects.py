@@ -17,9 +17,9 @@ from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE, Color, ToyBuilder, add
 
 PATTERNS = ("striped", "spotted")
 CLASS_NOUNS = tuple(CLASSES)
-"""The kinds that judge and benchmark know."""
+"""The named kinds, which judge and benchmark use."""
 KINDS = {**CLASSES, "toy": TOY}
-"""The known kinds, and a toy that is none of them, which is drawn only where it is asked for."""
+"""The named kinds, and "toy" for none of them, which is drawn only on request."""
 
 
 @dataclass(frozen=True)

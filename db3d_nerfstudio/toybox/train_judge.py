@@ -71,7 +71,7 @@ def main(config: TrainJudgeConfig) -> None:
         optimizer.step()
         schedule.step()
     config.output.mkdir(parents=True, exist_ok=True)
-    judge.to(memory_format=torch.contiguous_format)  # As safetensors wants it.
+    judge.to(memory_format=torch.contiguous_format)  # safetensors needs contiguous weights.
     save_file(judge.state_dict(), config.output / "model.safetensors")
     held_out = DatasetConfig(config.data.root, num_subjects=500, first_seed=FIRST_HELD_OUT_SEED)
     print({name: round(value, 4) for name, value in

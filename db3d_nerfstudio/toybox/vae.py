@@ -60,7 +60,7 @@ def vae_loss(
         x: Pictures in [-1, 1].
         noise: Added to the latents.
         l2: Weight of the mean square of the latents.
-        scale: Weight of the small pictures, which a quarter of the batch is asked for.
+        scale: Weight of the small pictures, which are computed for a quarter of the batch.
     """
     z = vae.encode(x).latent
     loss = picture_loss(vae.decode(z + noise).sample, x) + 0.5 * l2 * z.float().square().mean()

@@ -242,7 +242,7 @@ def plot(curves: list[list[Point]], path: Path) -> None:
     of_samples = {
         "subject_similarity": "likeness of the subject",
         "view_diversity": "diversity of the views",
-        "views_right": "shows the side that was asked for",
+        "views_right": "shows the side in the prompt",
     }
     of_truth = {"error_seen": "sides that photos show", "error_unseen": "other sides"}
     figure, panels = pyplot.subplots(1, 2, figsize=(10.0, 4.0), layout="constrained")

@@ -25,7 +25,7 @@ QUESTIONS = {
     "subject": "Which of the two looks more like the subject in the photos?",
     "prompt": "Which of the two fits the text better?",
 }
-"""The three that the paper asks."""
+"""The paper's three questions."""
 CHOICES = ("left", "right", "none")
 KEY, PAGE = "key.json", "study.html"
 

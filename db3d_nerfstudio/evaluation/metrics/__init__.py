@@ -1,1 +1,1 @@
-"""What is measured on renders, meshes and samples."""
+"""Metrics of renders, meshes and samples."""

@@ -145,7 +145,7 @@ class DiffusersGuide(DiffusionGuide):
             raise UserError(f'The prompt "{prompt}" has {tokens} tokens, but the model reads {length}: shorten it.')
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
-        """What the text encoders at hand make of prompts that the tokenizer knows, and of which it can keep the end."""
+        """Embed prompts that the tokenizer has passed, with the loaded text encoders."""
         return self.text_encoder(self._token_ids(self.tokenizer, prompts)).last_hidden_state
 
     def _token_ids(self, tokenizer, prompts: list[str]) -> Int[Tensor, "b n"]:
