@@ -1,4 +1,4 @@
-"""Locks between processes and threads, which end with their holder however it ends."""
+"""Locks between processes and threads, which are released when their holder ends in any way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 def take_lock(file: Path) -> int | None:
     """An open descriptor that holds the lock `file` until it is closed; None if another holder has it.
 
-    Where a system or a file system has no locks, everybody gets one: there is no protection then.
+    On a system or file system without locks, every caller gets one, and there is no protection.
     """
     while True:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o666)
@@ -42,7 +42,7 @@ def _is_still(file: Path, descriptor: int) -> bool:
 
 @contextmanager
 def locked(file: Path) -> Iterator[bool]:
-    """Hold the lock `file` for a while, and leave no file behind; yields whether it was free."""
+    """Hold the lock `file` within a `with` block, and delete the file afterwards; yields whether it was free."""
     descriptor = take_lock(file)
     try:
         yield descriptor is not None

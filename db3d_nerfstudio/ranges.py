@@ -12,12 +12,12 @@ from db3d_nerfstudio.errors import UserError
 
 
 class Range(NamedTuple):
-    """Bounds of a number; whatever they are, it is finite."""
+    """Bounds of a number, which must be finite in any case."""
 
     least: float = -math.inf
     most: float = math.inf
     above: float = -math.inf
-    """A bound that the number must not be equal to."""
+    """Exclusive lower bound."""
 
     def __contains__(self, value: object) -> bool:
         return math.isfinite(value) and self.least <= value <= self.most and value > self.above
@@ -51,10 +51,10 @@ def check_ranges(config: Any, prefix: str = "--") -> None:
     """Check the numbers of a config dataclass and of those inside it.
 
     Args:
-        prefix: What the command line writes before the names of the config's fields.
+        prefix: Prefix of the options of the config's fields on the command line.
 
     Raises:
-        UserError: some are out of range; it names them as the command line does, with their bounds.
+        UserError: some are out of range; the message lists these options with their bounds.
     """
     wrong = [f"{name} is {value}: it must be {bounds}" for name, value, bounds in _outside(config, prefix)]
     if wrong:

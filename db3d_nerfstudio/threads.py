@@ -1,7 +1,7 @@
-"""How many threads to compute with: as many as other programs leave cores free.
+"""The number of threads to compute with: as many as other programs leave cores free.
 
-OpenMP's threads wait for each other after every operation, so one that shares its core holds up all: two threads beside
-one busy program can be forty times slower than one.
+OpenMP's threads wait for each other after every operation, so one that shares its core holds up all: on a busy machine,
+two threads can be far slower than one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SLACK = 0.25
 
 
 def threads_for(cores: float, others: float, most: int) -> int:
-    """Threads for a machine of which other programs keep `others` cores busy; at least one, at most `most`."""
+    """Number of threads on a machine with `others` cores busy with other programs; at least one, at most `most`."""
     return max(1, min(most, int(cores - others + SLACK)))
 
 
 def cores_allowed(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Cores that this process may use: of its affinity, and of its container's quota."""
+    """Number of cores that this process may use, by its affinity and its container's quota."""
     cores = float(len(_affinity()))
     try:
         if (root / "cpu.max").exists():
@@ -42,9 +42,9 @@ def cores_allowed(root: Path = Path("/sys/fs/cgroup")) -> float:
 
 
 class FreeThreads:
-    """Sets torch's number of threads by what is free, now and again every few seconds.
+    """Sets torch's number of threads to the number of free cores, at the start and every few seconds.
 
-    OMP_NUM_THREADS is obeyed: with it, nothing is looked at.
+    If OMP_NUM_THREADS is set, that number is used instead.
     """
 
     def __init__(self) -> None:
@@ -53,13 +53,13 @@ class FreeThreads:
         self._clock, self._busy, self._own = _times()
 
     def begin(self) -> None:
-        """Watch the machine for a moment, then choose."""
+        """Measure the load for a moment, then set the number."""
         if not self._fixed:
             time.sleep(FIRST_LOOK)
             self._choose()
 
     def adapt(self) -> None:
-        """Choose anew if the last time was a while ago."""
+        """Set the number again if the last time was a while ago."""
         if not self._fixed and time.monotonic() > self._clock + SECONDS_BETWEEN_LOOKS:
             self._choose()
 
