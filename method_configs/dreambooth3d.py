@@ -20,7 +20,7 @@ def make_config() -> DreamBooth3DTrainerConfig:
         machine=MachineConfig(device_type="cuda" if torch.cuda.is_available() else "cpu"),
         viewer=ViewerConfig(websocket_host="127.0.0.1", quit_on_train_completion=True, camera_frustum_scale=2.0),
         # An odd number, so that logged steps alternate between distillation and reconstruction.
-        logging=LoggingConfig(steps_per_log=11, local_writer=LocalWriterConfig(enable=False)),
+        logging=LoggingConfig(steps_per_log=11, local_writer=LocalWriterConfig(enable=False), profiler="none"),
         vis="viewer",
         steps_per_save=100,
         mixed_precision=False,

@@ -15,6 +15,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.datasets.base_dataset import InputDataset
 
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
+from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 
 
@@ -59,8 +60,9 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
 
     def load_pseudo_views(self) -> None:
         """Read the images that have appeared in the run folder since the data manager was built."""
-        self.setup_train()
-        self.setup_eval()
+        with nerfstudio_silenced():
+            self.setup_train()
+            self.setup_eval()
         self.has_pseudo_views = True
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:

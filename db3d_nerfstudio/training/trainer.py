@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from nerfstudio.engine.trainer import Trainer
 
-from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.console import announce, nerfstudio_silenced
 from db3d_nerfstudio.errors import exit_on_user_error
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
@@ -27,18 +28,40 @@ from db3d_nerfstudio.training.viewer_panel import end_renders
 from db3d_nerfstudio.workspace import publish
 
 
+@dataclasses.dataclass
+class FirstOptions:
+    """What `ns-train METHOD --help` lists first: a dataclass takes the order of its fields from its last base on."""
+
+    data: Path | None = None
+    prompt: str | None = None
+    resume: bool = True
+    """Continue the newest unfinished run of the same command; False starts a new one."""
+    pipeline: DreamBooth3DPipelineConfig = dataclasses.field(default_factory=DreamBooth3DPipelineConfig)
+
+
 @at_home_in_yaml
 @dataclasses.dataclass
-class DreamBooth3DTrainerConfig(RunConfig):
+class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
     """A run, which the same command resumes until it is finished."""
 
     _target: type = dataclasses.field(default_factory=lambda: DreamBooth3DTrainer)
     pipeline: DreamBooth3DPipelineConfig = dataclasses.field(default_factory=DreamBooth3DPipelineConfig)
     """Data, NeRF, guide and stages."""
-    resume: bool = True
-    """Continue the newest unfinished run of the same command; False starts a new one."""
     example: Annotated[bool, tyro.conf.Suppress] = False
     """Whether a command without photos trains on the bundled toy, if its prompt is about that toy."""
+
+    def print_to_terminal(self) -> None:
+        """Nothing: the settings are in RUN/config.yml."""
+
+    def save_config(self) -> None:
+        """Write RUN/config.yml, without a line about it."""
+        with nerfstudio_silenced():
+            super().save_config()
+
+    def setup(self, **kwargs: Any) -> Trainer:
+        """The trainer, made without a line about it."""
+        with nerfstudio_silenced():
+            return super().setup(**kwargs)
 
     def set_timestamp(self) -> None:
         """Called by `ns-train` before anything is written: check the input, and choose the run folder."""
@@ -84,6 +107,11 @@ class DreamBooth3DTrainer(Trainer):
     _total_steps: int
     _save_due: bool = False
 
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """nerfstudio's, of which only the viewer prints: its address."""
+        with nerfstudio_silenced():
+            super().setup(test_mode)
+
     def train(self) -> None:
         """Train the rest of the run, and show its progress."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
@@ -92,6 +120,11 @@ class DreamBooth3DTrainer(Trainer):
                 super().train()
             finally:
                 end_renders()
+
+    def _after_train(self) -> None:
+        """nerfstudio's, without its table of paths, which `end_of_training` names; a viewer that stays open says so."""
+        with nullcontext() if not self.config.viewer.quit_on_train_completion else nerfstudio_silenced():
+            super()._after_train()
 
     def save_checkpoint(self, step: int) -> None:
         """Save in one move, and not between micro-steps that share an optimizer step, as gradients are not saved."""

@@ -110,6 +110,15 @@ def test_the_stages_pass_by_and_leave_their_artifacts(world, unbroken):
     assert not list(unbroken.rglob("*.tmp"))
 
 
+def test_the_terminal_is_free_of_notices_that_no_user_needs(world, unbroken):
+    """nerfstudio's warnings before it loads a plugin are out of reach; what comes after them is not."""
+    log = world.log("unbroken")
+    settings = ("DreamBooth3DTrainerConfig(", "Saving config", "Saving checkpoints", "profiling stats")
+    setup = ("Setting up training dataset", "Disabled comet", "disabled local writer", "Training Finished")
+    warnings = ("GradScaler", "non-tuple sequence", "This DataLoader will create")
+    assert not [notice for notice in (*settings, *setup, *warnings) if notice in log]
+
+
 def test_tensorboard_gets_both_kinds_of_losses_and_the_pictures(unbroken):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

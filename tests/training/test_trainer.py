@@ -1,5 +1,6 @@
 """Whole checkpoints, at steps where a run can go on, and failures in one line."""
 
+import dataclasses
 import os
 from collections import defaultdict
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from db3d_nerfstudio.cli import COMMANDS
 from db3d_nerfstudio.errors import DivergedError, UserError
 from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.run.progress import RunProgress
-from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, exit_on_failure
+from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig, exit_on_failure
 
 
 @pytest.fixture
@@ -135,3 +136,15 @@ def test_what_a_user_can_put_right_is_one_line(error, line):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(ValueError, match="shape"), exit_on_failure():
         raise ValueError("shape mismatch")
+
+
+def test_help_lists_first_what_a_run_is_about():
+    names = [field.name for field in dataclasses.fields(DreamBooth3DTrainerConfig)]
+    assert names[:4] == ["data", "prompt", "resume", "pipeline"]
+
+
+def test_settings_are_written_and_not_printed(tmp_path, capsys):
+    config = DreamBooth3DTrainerConfig(method_name="m", experiment_name="e", timestamp="t", output_dir=tmp_path)
+    config.print_to_terminal()
+    config.save_config()
+    assert capsys.readouterr().out == "" and (tmp_path / "e" / "m" / "t" / "config.yml").is_file()
