@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
         "PersonaliseConfig",
         "teach a model a subject from photos, and show its uses",
     ),
+    "photos": Command("personalisation.cutout", "PhotosConfig", "cut the subject out of its photos"),
     "sample": Command("personalisation.draw", "SampleConfig", "draw a prompt with a base model or a personalised one"),
     "tokens": Command("personalisation.tokens", "TokensConfig", "check an identifier and a class noun"),
     "evaluate": Command("evaluation.evaluate", "EvaluateConfig", "measure a finished run"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from db3d_nerfstudio.errors import UserError
 
@@ -94,7 +95,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
                 raise Image.DecompressionBombError
             if min(file.size) < MIN_SIDE:
                 raise UserError(f"{path} has only {file.width} x {file.height} pixels: remove it")
-            if file.format == "TIFF" and _DNG_VERSION in file.tag_v2:
+            if isinstance(file, TiffImageFile) and _DNG_VERSION in file.tag_v2:
                 raise UserError(f"{path} is a camera's raw picture: export it as JPEG, or remove it")
             yield file
     except UserError:
@@ -165,6 +166,7 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             return image.convert("RGBA")
     except ImageCms.PyCMSError:  # A profile of another kind of picture, or a damaged one: browsers take sRGB too.
         return image.convert("RGBA")
+    assert rgb is not None  # Only a conversion in place returns nothing.
     result = rgb.convert("RGBA")
     if image.has_transparency_data:
         result.putalpha(image.convert("RGBA").getchannel("A"))

@@ -103,7 +103,7 @@ def square(size: tuple[int, int], alpha: Image.Image | None = None) -> Box:
 
 def _subject(alpha: Image.Image) -> tuple[int, int, int, int] | None:
     """The extent of the opaque part of a cut-out; None for a photo, even one with rounded corners."""
-    seen = alpha.point(lambda value: 255 * (value > 127))
+    seen = alpha.point([255 * (value > 127) for value in range(256)])
     transparent = seen.histogram()[0] / (alpha.width * alpha.height)
     return seen.getbbox() if transparent > _MIN_TRANSPARENT else None
 

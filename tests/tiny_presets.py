@@ -21,7 +21,7 @@ def tiny_config(preset: str, model: Path, photos: Path | None, output: Path, **g
     pipeline.model.guide.model = str(model)
     for name, value in {"variant": None, **guide}.items():
         setattr(pipeline.model.guide, name, value)
-    pipeline.model.field.resolutions, pipeline.model.background_color = (4, 8), (1.0, 1.0, 1.0)
+    pipeline.model.field.resolutions, pipeline.model.background.color = (4, 8), (1.0, 1.0, 1.0)
     pipeline.model.sampler.num_samples, pipeline.model.sampler.resolution = 16, 16
     pipeline.datamanager.random_cameras.resolution = ((0.0, 8), (0.4, 16))
     pipeline.datamanager.dataparser.resolution = 16

@@ -1,4 +1,4 @@
-"""What is done with any guide, each written once: distillation, sampling, translation, DreamBooth."""
+"""Functions over any guide, each written once: score distillation, sampling, translation, DreamBooth."""
 
 from db3d_nerfstudio.diffusion.denoising import denoising_errors as denoising_errors
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig as DreamBoothConfig
@@ -14,6 +14,7 @@ from db3d_nerfstudio.diffusion.sampling import TranslationConfig as TranslationC
 from db3d_nerfstudio.diffusion.sampling import draw as draw
 from db3d_nerfstudio.diffusion.sampling import sample as sample
 from db3d_nerfstudio.diffusion.sampling import translate as translate
+from db3d_nerfstudio.diffusion.sds import Distillation as Distillation
 from db3d_nerfstudio.diffusion.sds import SDSConfig as SDSConfig
 from db3d_nerfstudio.diffusion.sds import sds_loss as sds_loss
 from db3d_nerfstudio.diffusion.training_set import Prior as Prior

@@ -1,8 +1,8 @@
-"""What photos are called in fine-tuning: the subject's prompt, and the side that a photo shows where it is known.
+"""Captions of the photos in fine-tuning: the subject's prompt, and the side that a photo shows if that is known.
 
-DreamBooth's captions name no side. A guide that knows the names of sides then learns the subject without one, and what
-it is asked for by name stays the generic class. The side may be known from a file's name, or guessed: of several
-captions, that is the likeliest which lets the guide denoise the photo best (Li et al. 2023, arXiv 2303.16203).
+DreamBooth's captions name no side. A guide that was trained on the names of sides then learns the subject without one,
+and a prompt that names a side still gives the generic class. The side is taken from the file's name, or guessed: of
+several captions, the likeliest is the one with which the guide denoises the photo best (Li et al. 2023, 2303.16203).
 """
 
 import json
@@ -43,7 +43,7 @@ def named_view(path: Path) -> str | None:
 
 
 def front_half(tells_sides: bool) -> list[str]:
-    """What casual photos show of a subject."""
+    """The sides of a subject that casual photos show."""
     return [name for name in DIRECTIONS if "back" not in name] if tells_sides else ["front", "side"]
 
 
@@ -51,7 +51,7 @@ def front_half(tells_sides: bool) -> list[str]:
 def guess_views(
     guide: DiffusionGuide, photos: Float[Tensor, "n 3 h w"], class_prompt: str, seed: int
 ) -> list[dict[str, float]]:
-    """How likely each of `front_half` is to be what each photo shows, by what the untouched guide makes of it."""
+    """The probability of each side of `front_half` for each photo, according to the untouched guide."""
     views = front_half(guide.tells_sides)
     text = guide.embed([seen_from(class_prompt, view) for view in views])
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +66,7 @@ def guess_views(
 
 
 def caption(prompt: str, views: dict[str, float]) -> Captions:
-    """The prompt with each of the views named, or as it is if there are none."""
+    """The prompt with each of the views named, or the plain prompt if there are none."""
     return {seen_from(prompt, view): share for view, share in views.items()} or {prompt: 1.0}
 
 
@@ -75,10 +75,10 @@ def photo_captions(
 ) -> list[Captions]:
     """The captions of each photo; guesses are made once, and kept in the workspace's `photo_views/views.json`.
 
-    To guess, the guide is put back to what it came as: fine-tuned on the photos it would know them by heart.
+    To guess, the guide's base model is restored: fine-tuned on the photos, it denoises them well with any caption.
 
     Raises:
-        UserError: file names are to say the views, and none does.
+        UserError: views are to be taken from file names, and no name has one.
     """
     paths = photo_paths(folder)
     views = [{} if (name := named_view(path)) is None else {name: 1.0} for path in paths]

@@ -1,6 +1,6 @@
-"""How well a guide denoises images when it is told what they show: what its training minimised, noise by noise.
+"""How well a guide denoises images given their captions: its training loss, separately at each noise level.
 
-In a few evaluations, and with no sample's chance, it says what a guide knows of a subject, sides it never saw included.
+This measures how well a guide models a subject, unseen sides included, in a few evaluations and without sampling noise.
 """
 
 from typing import NamedTuple
@@ -34,7 +34,7 @@ def denoising_errors(
     """Mean squared error of the guide's noise estimate at each of the levels, the same noise for all of a batch.
 
     Args:
-        mask: Where errors count; unset, everywhere.
+        mask: Where errors count; by default everywhere.
     """
     mask = torch.ones_like(z[:, :1]) if mask is None else mask.to(z)
     errors = torch.zeros(len(levels.fractions), len(z), device=z.device)

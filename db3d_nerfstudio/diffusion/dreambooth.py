@@ -2,10 +2,10 @@
 
     L = E w(t) |eps_hat(z_t; instance prompt) - eps|^2  +  lambda E w'(t) |eps_hat(z'_t; class prompt) - eps'|^2
 
-z encodes images of the subject; z' images that the untouched model itself made of the class, which keep it from
-forgetting what else there is (prior preservation). DreamBooth3D (arXiv 2303.13508) does this three times, for 150, 800
-and again 150 iterations. What moves is the guide's choice: all weights, an adapter, or the embedding of one new word,
-which makes it Textual Inversion (Gal et al. 2022, arXiv 2208.01618).
+z encodes images of the subject; z' images of the class by the untouched model, which keep it from forgetting the class
+(prior preservation). DreamBooth3D (arXiv 2303.13508) does this three times, for 150, 800 and again 150 iterations. The
+guide's tuning decides what is trained: all weights, an adapter, or the embedding of one new word, which is Textual
+Inversion (Gal et al. 2022, arXiv 2208.01618).
 """
 
 from __future__ import annotations
@@ -32,38 +32,38 @@ Progress = Callable[[int, float], None]
 
 @dataclass
 class DreamBoothConfig:
-    """How a guide is fine-tuned on a subject. DreamBooth publishes lambda = 1; DreamBooth3D none of these numbers."""
+    """Fine-tuning on a subject. DreamBooth publishes lambda = 1, DreamBooth3D none of these numbers."""
 
     learning_rate: float | None = None
-    """AdamW's rate; unset, the one that suits the guide and its kind of tuning."""
+    """Learning rate of AdamW; by default the guide's own rate for its kind of tuning."""
     weight_decay: float = 1e-2
-    """AdamW's decay of weights."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Gradients longer than this are shortened to it."""
+    """Gradients are clipped to this norm."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit keeps AdamW's moments in 8 bits: a quarter of their memory, by bitsandbytes (`pip install` it)."""
+    """adamw8bit keeps AdamW's moments in 8 bits, a quarter of their memory; it needs bitsandbytes."""
     ema_decay: float | None = None
-    """Keep the running mean of the weights, with this decay once past the first iterations, and not the last ones."""
+    """Decay of a running mean of the weights, which replaces the last weights; it is lower in the first iterations."""
     batch_size: int = 2
     """Images of the subject per iteration, and as many of the class."""
     snr_gamma: float | None = 5.0
-    """Cap on the weight that a timestep's error in the clean z has (see `noise_weights`); unset, no cap."""
+    """Cap on the weight of a timestep's error in the clean z, as in Min-SNR (see `noise_weights`); None is no cap."""
     prior_loss_weight: float = 1.0
     """Lambda, the weight of prior preservation; at 0 no images of the class are needed."""
     prior_snr_gamma: float | None = 5.0
-    """The cap for the images of the class; diffusers' training scripts have none there."""
+    """The cap for images of the class; None, no cap, is what diffusers' training scripts use."""
     masked_loss: bool = False
-    """Learn only from the opaque part of photos with an alpha channel: the subject, not what was around it."""
+    """Learn only the opaque part of photos with an alpha channel: the subject, not its surroundings."""
     view_words: ViewWords = "none"
-    """Whether captions name the side that a photo shows: not at all, where its file name does (`2_back.jpg`), or
-    otherwise the one that the guide takes it for."""
+    """Whether captions name the side that a photo shows: none; file_names, from names such as `2_back.jpg`; or guess,
+    which asks the guide where a file name has no side."""
     num_class_images: int = 64
-    """How many images of the class the untouched guide makes."""
+    """Number of images of the class that the untouched guide draws."""
     class_views: bool = False
-    """Images of the class show it from all sides, and their captions say from which: without, the words for sides lose
-    their meaning for the subject as its photos, which show few sides, are learned."""
+    """Draw images of the class from all sides, and name the side in their captions, so that the words for sides keep
+    their meaning while photos of a few sides are learned."""
     class_sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
-    """How they are drawn: at a high guidance scale all look alike, which leaves little prior to preserve."""
+    """How images of the class are drawn. At a high guidance scale they look alike, and preserve little of the prior."""
     class_seed: int = 0
     """Seed of the images of the class."""
 
@@ -74,9 +74,9 @@ def noise_weights(
     """The weight of a squared error in eps that amounts to the guide's own training loss, capped.
 
     With SNR = abar / (1 - abar), a squared error in eps is one in z times SNR. A network trained on eps weights its
-    error in z by SNR, one trained on v by SNR + 1. Min-SNR (Hang et al. 2023, arXiv 2303.09556) puts min(SNR, gamma) in
-    place of either. For networks that predict z itself, SNR + 1 = 1 / (1 - abar) capped at about 5 is what the toybox
-    is trained with: SNR alone would teach nothing at the high noise where colours and layout are decided.
+    error in z by SNR, one trained on v by SNR + 1. Min-SNR (Hang et al. 2023, arXiv 2303.09556) replaces either by
+    min(SNR, gamma). For networks that predict z itself, such as the toybox's, the weight is SNR + 1 = 1 / (1 - abar),
+    capped: SNR alone would vanish at the high noise where colours and layout are decided.
     """
     snr = (abar / (1 - abar)).clamp(min=1e-6)  # Below, eps says nothing about z within float32.
     if prediction_type == "sample":
@@ -117,7 +117,7 @@ def dreambooth_loss(guide: DiffusionGuide, batch: Batch, config: DreamBoothConfi
 
 
 def needs_prior(guide: DiffusionGuide, config: DreamBoothConfig) -> bool:
-    """Whether images of the class take part: not if lambda is 0, nor if a new word is all that can move."""
+    """Whether images of the class are used: not if lambda is 0, nor if only a new word is trained."""
     return config.prior_loss_weight > 0 and guide.can_forget
 
 
@@ -129,14 +129,14 @@ def finetune(
     seed: int,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Move `guide.parameters()` in place; return the loss of every iteration, which depends on `seed` alone.
+    """Train `guide.parameters()` in place; return the loss of every iteration, which depends on `seed` alone.
 
     Args:
         progress: Called after every iteration with the number done and its loss.
 
     Raises:
         FloatingPointError: the loss is not finite.
-        UserError: nothing that may move takes part in the captions.
+        UserError: the captions do not involve anything that is trained.
     """
     batches, update = _Batches(guide, data, config), _Update(guide, config)
     generator, losses = torch.Generator().manual_seed(seed), []
@@ -151,7 +151,7 @@ def finetune(
         update.backward(loss)
         if step == 0 and not update.moves_anything():
             raise UserError(
-                f'Nothing that may move takes part in the prompt "{next(iter(data.captions[0]))}". For textual '
+                f'The prompt "{next(iter(data.captions[0]))}" does not involve anything that is trained. For textual '
                 "inversion, its identifier must be the guide's new_token."
             )
         update.step()
@@ -179,7 +179,7 @@ class _Batches:
         self._text = _Texts(guide, prompts)
 
     def draw(self, generator: torch.Generator) -> Batch:
-        """`batch_size` images of the subject, and as many of the class if they take part."""
+        """`batch_size` images of the subject, and as many of the class if they are used."""
         device, groups = self._guide.device, self._groups
         drawn = [torch.randint(len(group.z), (self._num,), generator=generator) for group in groups]
         if self._before_batch is not None:
@@ -215,7 +215,7 @@ class _Examples:
 
 
 class _Texts:
-    """Text embeddings of prompts, computed once; again for every batch only where training changes them."""
+    """Text embeddings of prompts, computed once, or for every batch if training changes them."""
 
     def __init__(self, guide: DiffusionGuide, prompts: list[str]) -> None:
         self._guide = guide
@@ -257,7 +257,7 @@ class _Update:
         return any(p.grad is not None and p.grad.any() for p in self._parameters)
 
     def step(self) -> None:
-        """Move the parameters."""
+        """Update the parameters."""
         torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
@@ -265,7 +265,7 @@ class _Update:
             self._average.step(self._parameters)
 
     def finish(self) -> None:
-        """Leave the mean of the weights, if there is one, and no gradients."""
+        """Put the mean of the weights in place, if there is one, and delete the gradients."""
         if self._average is not None:
             self._average.copy_to(self._parameters)
         self._optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Noise, and what guidance makes of a guide's estimates of it: classifier-free guidance, Perp-Neg, rescaling."""
+"""Noise, and guidance of its estimates: classifier-free guidance, Perp-Neg, rescaling."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Conditioning:
     """The embedded prompts of b images."""
 
     text: Float[Tensor, "b n d"]
-    """What to show."""
+    """The prompts."""
     uncond: Float[Tensor, "b n d"]
-    """What guidance leads away from: the empty prompt, or a negative one."""
+    """The prompt that guidance leads away from: the empty one, or a negative prompt."""
     away: PerpNeg | None = None
-    """What Perp-Neg avoids."""
+    """The prompts that Perp-Neg avoids."""
 
     @classmethod
     def of(cls, guide: DiffusionGuide, prompts: list[str], negative_prompt: str = "") -> Conditioning:
@@ -86,11 +86,11 @@ def rescaled(
     eps_text: Float[Tensor, "b c h w"],
     amount: float,
 ) -> Float[Tensor, "b c h w"]:
-    """The guided noise, changed so that the clean z it amounts to has the standard deviation that the prompt's own has.
+    """The guided noise, rescaled so that its clean z has the standard deviation of the conditional estimate's.
 
-    This is the CFG rescale of Lin et al. 2023 (arXiv 2305.08891, section 3.4) in clean z, as MVDream (2308.16512) has
-    it for distillation: at its high scales a rescaled noise would no longer cancel the noise that is there. `amount`
-    blends between no (0) and full (1) rescaling.
+    This is the CFG rescale of Lin et al. 2023 (arXiv 2305.08891, section 3.4) in clean z, as in MVDream (2308.16512):
+    at the high scales of distillation, a rescaled noise would no longer cancel the noise in z_t. `amount` 0 is no
+    and 1 is full rescaling.
     """
     abar = guide.alphas_cumprod[t][:, None, None, None]
     a, s = abar.sqrt(), (1 - abar).sqrt()
@@ -100,7 +100,7 @@ def rescaled(
 
 
 def standard_noise(shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise, drawn where the generator lives so that a seed means the same on every device."""
+    """Standard normal noise, drawn on the generator's device so that a seed gives the same on every device."""
     return torch.randn(shape, generator=generator, device=generator.device if generator else device).to(device)
 
 

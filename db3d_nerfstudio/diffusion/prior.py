@@ -32,7 +32,7 @@ def class_images(
     workspace: Workspace,
     progress: Callable[[int], None] | None = None,
 ) -> Prior:
-    """Images of the class, made by the guide's base model, to which this returns the guide.
+    """Images of the class, drawn by the guide's base model, which this restores.
 
     They are kept in the workspace's `class_images`, and made again for another model, prompts, seed or sampling.
 

@@ -13,10 +13,10 @@ from db3d_nerfstudio.words import direction_names, direction_weights, seen_from,
 
 
 def perp_neg_weights(views: Views) -> Float[Tensor, "b 2"]:
-    """How strongly guidance avoids the prompts of front and side at each camera, the weights of threestudio's Perp-Neg.
+    """Weights with which guidance avoids the prompts of front and side at each camera, as in threestudio's Perp-Neg.
 
-    A camera in front keeps away from the side, one at the side from the front, one behind from the front most of all;
-    and the higher they stand the less, as interpolated prompts turn into the overhead prompt.
+    A camera in front avoids the side, one at the side avoids the front, one behind avoids the front most of all. The
+    higher the camera, the less, as interpolated prompts turn into the overhead prompt.
     """
     turned = wrap_degrees(views.azimuth).abs() / 90
     before = turned <= 1
@@ -27,7 +27,7 @@ def perp_neg_weights(views: Views) -> Float[Tensor, "b 2"]:
 
 
 class PromptBank:
-    """The embeddings of a prompt from every side, computed once; to be rebuilt whenever the guide's weights change."""
+    """The embeddings of a prompt from every side, computed once. Build a new one when the guide's weights change."""
 
     @torch.no_grad()
     def __init__(
@@ -41,9 +41,9 @@ class PromptBank:
         """Embed the prompts.
 
         Args:
-            negative_prompt: Takes the place of the empty prompt as what guidance leads away from.
-            interpolate: Blend the prompts of neighbouring views, instead of taking the nearest view's.
-            perp_neg: How strongly guidance avoids the front and side that a camera does not see; 0 turns it off.
+            negative_prompt: The prompt that guidance leads away from.
+            interpolate: Blend the prompts of neighbouring views, instead of using the nearest view's.
+            perp_neg: Strength with which guidance avoids the front and side that a camera does not see; 0 is off.
         """
         self._guide, self._interpolate, self._perp_neg = guide, interpolate, perp_neg
         directions = [seen_from(prompt, name) for name in direction_names(guide.tells_sides)]
@@ -55,7 +55,7 @@ class PromptBank:
         self._uncond = embeddings[negative_prompt][None]
 
     def __call__(self, views: Views) -> Conditioning:
-        """The prompts of the views that b cameras see."""
+        """The conditioning for the views of b cameras."""
         weights = direction_weights(views, self._interpolate, self._guide.tells_sides).to(self._directions.device)
         text = torch.einsum("bv,vnd->bnd", weights, self._directions)
         uncond = self._uncond.expand(len(views.azimuth), -1, -1)

@@ -1,6 +1,6 @@
-"""Images out of a guide: from pure noise, or from another image (SDEdit, Meng et al. 2021, arXiv 2108.01073).
+"""Images from a guide: from pure noise, or from another image (SDEdit, Meng et al. 2021, arXiv 2108.01073).
 
-The steps are those of the guide's sampler, a scheduler of diffusers: as a rule deterministic DDIM (Song et al. 2020,
+The guide's sampler, a scheduler of diffusers, takes the steps; by default it is deterministic DDIM (Song et al. 2020,
 arXiv 2010.02502). Guidance may be limited to an interval of noise levels (Kynkaanniemi et al. 2024, arXiv 2404.07724):
 at high noise it costs variety, at low noise it does little, and a step without it takes half the time.
 """
@@ -26,22 +26,22 @@ BATCH_SIZE = 8
 
 @dataclass
 class SamplingConfig:
-    """How an image is drawn."""
+    """Steps and guidance of drawing an image."""
 
     steps: int = 25
     """Steps of the sampler, from pure noise to a clean image."""
     guidance_scale: float = 5.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """Where guidance acts, from the least to the most noise, as fractions of the schedule; elsewhere there is none."""
+    """Noise levels at which guidance acts, as fractions of the schedule; elsewhere there is none."""
 
 
 @dataclass
 class TranslationConfig(SamplingConfig):
-    """How an image is redrawn."""
+    """Steps, guidance and strength of redrawing an image."""
 
     strength: float = 0.5
-    """How far the image is noised, as a fraction of the schedule; that share of `steps` is taken to denoise it."""
+    """Noise level that the image starts from, as a fraction of the schedule; this share of `steps` is taken."""
 
 
 @torch.no_grad()
@@ -101,17 +101,15 @@ def translate(
 ) -> Float[Tensor, "b 3 h2 w2"]:
     """Images redrawn by the guide: noised up to `strength`, DreamBooth3D's t_pseudo as a fraction, then denoised.
 
-    As in diffusers, `steps` covers the whole schedule and `strength` of them are taken. Strength 0 returns the image
-    as the codec reproduces it, strength 1 forgets the image but for the part that the mask keeps.
+    As in diffusers, `steps` covers the whole schedule and a share of `strength` of them is taken. Strength 0 returns
+    the image as the codec reproduces it; strength 1 forgets the image, except for the part that the mask keeps.
 
     Args:
         mask: 1 where the guide may draw, at least in part of the area that a pixel of z covers. Elsewhere every step
-            begins from the image, noised as far (SDEdit with a mask).
+            begins from the image at the same noise level (SDEdit with a mask).
     """
     if not 0 <= config.strength <= 1:
-        raise UserError(
-            f"The strength of a translation is a fraction of the noise schedule in [0, 1], got {config.strength}."
-        )
+        raise UserError(f"The strength of a translation must be in [0, 1], got {config.strength}.")
     z = guide.encode(rgb)
     taken = round(config.strength * config.steps)
     if taken == 0:
@@ -125,7 +123,7 @@ def translate(
 
 
 class Kept(NamedTuple):
-    """Images that come back where the guide may not draw."""
+    """Images that are kept where the guide may not draw."""
 
     z: Float[Tensor, "b c h w"]
     eps: Float[Tensor, "b c h w"]

@@ -1,4 +1,4 @@
-"""Score distillation: how a frozen guide grades a rendering (DreamFusion, Poole et al. 2022, arXiv 2209.14988)."""
+"""Score distillation of a frozen guide into a rendering (DreamFusion, Poole et al. 2022, arXiv 2209.14988)."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class SDSConfig:
     guidance_scale: float = 8.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
     guidance_rescale: float = 0.0
-    """How far guidance is kept from raising the contrast of estimated images: 0 not at all, 1 entirely."""
+    """How much guidance is kept from raising the contrast of estimated images: 0 not at all, 1 entirely."""
     negative_prompt: str = ""
-    """What guidance leads away from."""
+    """Prompt that guidance leads away from."""
     interpolate_prompts: bool = False
-    """Blend the prompts of neighbouring views, instead of taking the nearest view's."""
+    """Blend the prompts of neighbouring views, instead of using the nearest view's."""
     perp_neg: float = 0.0
-    """How strongly guidance leads away from the front and side that a camera does not see; 1 as in threestudio.
+    """Strength with which guidance avoids the front and side that a camera does not see; 1 as in threestudio.
 
-    Best with interpolated prompts. Every step then asks the guide four times in place of twice.
+    Best with interpolated prompts. It doubles the guide's evaluations per step, from two to four.
     """
     t_range_start: tuple[float, float] = (0.02, 0.98)
     """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
@@ -52,13 +52,13 @@ class SDSConfig:
 class Distillation:
     """Score distillation by one guide towards one prompt, both of which may change while a NeRF is trained.
 
-    A plain object: guide and embeddings are no part of the model, its checkpoint or what the viewer scans.
+    It is a plain object, so that guide and embeddings are not part of the model, its checkpoint or the viewer's scan.
     """
 
     context: Callable[[], AbstractContextManager]
-    """Entered around work of the guide; in training it lets the viewer render in the meantime."""
+    """Entered while the guide computes; in training it lets the viewer render in the meantime."""
     bank: PromptBank | None
-    """The embedded prompts; None if they are to be embedded before the next loss."""
+    """The embedded prompts; None if they must be embedded before the next loss."""
 
     def __init__(self, config: SDSConfig, prompt: str, load_guide: Callable[[], DiffusionGuide]) -> None:
         self.config, self.prompt, self._load_guide = config, prompt, load_guide
@@ -71,13 +71,13 @@ class Distillation:
         return self._load_guide()
 
     def set_guidance(self, prompt: str, guidance_scale: float) -> None:
-        """Set what guidance leads to from now on, and how strongly."""
+        """Set the prompt and the guidance scale from now on."""
         if prompt != self.prompt:
             self.bank = None
         self.prompt, self.config = prompt, replace(self.config, guidance_scale=guidance_scale)
 
     def embed_prompts(self) -> None:
-        """Embed the prompt with the guide's present weights; to be called whenever they change."""
+        """Embed the prompt with the guide's present weights; call it when they change."""
         config = self.config
         self.bank = PromptBank(
             self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
@@ -92,13 +92,13 @@ class Distillation:
     ) -> Float[Tensor, ""]:
         """`sds_loss_of_z` of a rendering, on the rendering's device.
 
-        A step whose noise estimate is not finite is skipped: its loss is zero and moves nothing. A resumed run draws
-        the same noise and skips it again.
+        A step whose noise estimate is not finite is skipped: its loss is zero. A resumed run draws the same noise and
+        skips it again.
 
         Args:
-            views: Where the camera of each image stands.
+            views: The camera position of each image.
             progress: Fraction of the phase that is done.
-            encode: Makes the guide's z of the rendering, on the guide's device.
+            encode: Returns the guide's z of the rendering, on the guide's device.
         """
         config = self.config
         t_range = annealed_t_range(progress, config.t_range_start, config.t_range_end)
@@ -130,7 +130,7 @@ def sds_loss(
     config: SDSConfig,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """`sds_loss_of_z` of z = encode(rgb), whose gradient gets the factor dz / d rgb. The guide may be elsewhere."""
+    """`sds_loss_of_z` of z = encode(rgb), with the factor dz / d rgb in its gradient; on any device."""
     z = guide.encode(rgb.to(guide.device))
     return sds_loss_of_z(guide, z, conditioning, t, config, generator).to(rgb.device)
 
@@ -147,8 +147,8 @@ def sds_loss_of_z(
 
         mean over b of  w(t) (eps_hat(z_t; text, t) - eps),    w(t) = 1 - alphas_cumprod[t].
 
-    The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient: how far the
-    guide wants to move the image, and no measure of progress.
+    The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient, which is not a
+    measure of progress.
     """
     with torch.no_grad():
         eps, scale = standard_noise(z.shape, z.device, generator), config.guidance_scale

@@ -1,4 +1,4 @@
-"""What a fine-tuning learns from: images of the subject and their captions, and images of its class."""
+"""The data of a fine-tuning: images of the subject with their captions, and images of its class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from db3d_nerfstudio.diffusion.captions import Captions
 
 
 class Prior(NamedTuple):
-    """Images of the class by the untouched guide and their prompts: what is to be preserved."""
+    """Images of the class by the untouched guide and their prompts, for prior preservation."""
 
     images: Float[Tensor, "m 3 h w"]
     prompts: list[str]
@@ -22,11 +22,11 @@ class Prior(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Images of a subject, and everything else that DreamBooth learns from."""
+    """Images of a subject, and everything else for DreamBooth."""
 
     images: Float[Tensor, "n 3 h w"]
     captions: list[Captions]
-    """Those of each image; whenever it is shown, one is drawn."""
+    """The captions of each image and their shares; one is drawn each time that the image is used."""
     masks: Float[Tensor, "n 1 h w"] | None = None
     """1 where the images show the subject; None for everywhere."""
     prior: Prior | None = None
@@ -41,7 +41,7 @@ class TrainingSet:
             )
 
     def extended(self, images: Float[Tensor, "k 3 h w"], captions: list[Captions]) -> TrainingSet:
-        """With further images, all of which is to be learned."""
+        """The set with further images, without masks of their own."""
         masks = self.masks
         if masks is not None:
             masks = torch.cat([masks, masks.new_ones(len(images), *masks.shape[1:])])

@@ -1,4 +1,4 @@
-"""DreamBooth of one subject: from a folder of photos to a fine-tune that is saved and checked."""
+"""DreamBooth of one subject: from a folder of photos to a saved and checked fine-tune."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from db3d_nerfstudio.workspace import Workspace
 
 
 class Tuned(NamedTuple):
-    """What became of a fine-tuning."""
+    """The outcome of a fine-tuning."""
 
     losses: list[float]
     change: float
-    """By how much it moved the guide's answer, see `save_checked`."""
+    """How much it changed the guide's noise estimate, see `save_checked`."""
 
 
 @dataclass
 class SubjectTuner:
-    """Fine-tunes a guide on photos of a subject. Captions and images of the class are made once, in the workspace."""
+    """Fine-tunes a guide on photos of a subject. Captions and class images are made once, in the workspace."""
 
     guide: DiffusionGuide
     photos: Path
@@ -55,11 +55,11 @@ class SubjectTuner:
 
     @property
     def needs_prior(self) -> bool:
-        """Whether images of the class take part."""
+        """Whether images of the class are used."""
         return needs_prior(self.guide, self.config)
 
     def class_images(self, progress: Callable[[int], None] | None = None) -> Prior:
-        """Images of the class by the guide's base model, to which this returns the guide."""
+        """Images of the class by the guide's base model, which this restores."""
         return class_images(self.guide, self.subject.class_prompt, self.config, self.workspace, progress)
 
     def recipe(self) -> dict[str, Any]:
@@ -98,12 +98,12 @@ class SubjectTuner:
 
 @torch.no_grad()
 def save_checked(guide: DiffusionGuide, path: Path, prompt: str) -> float:
-    """Save a fine-tune, load it again and compare; return by how much it moved the guide's answer to the prompt.
+    """Save a fine-tune, load it again and compare; return how much it changed the guide's estimate for the prompt.
 
-    The answer is `predict_noise` on fixed noise, its change relative to the base model's answer (root mean square).
+    The estimate is `predict_noise` on fixed noise, and its change is relative to the base model's (root mean square).
 
     Raises:
-        RuntimeError: what was read is not what was written.
+        RuntimeError: the loaded fine-tune differs from the saved one.
         UserError: fine-tuning changed nothing.
     """
     tuned = _answer(guide, prompt)
@@ -114,11 +114,11 @@ def save_checked(guide: DiffusionGuide, path: Path, prompt: str) -> float:
     again, change = _answer(guide, prompt), (tuned - base).norm()
     if change == 0:
         raise UserError(
-            f'Fine-tuning left the guide\'s answer to "{prompt}" as it was: raise the learning rate or the number of '
-            "iterations, and check that the prompt contains what is to be learned."
+            f'Fine-tuning did not change the guide\'s estimate for "{prompt}": raise the learning rate or the '
+            "number of iterations, and check that the prompt contains the subject."
         )
     if (again - tuned).norm() > 1e-3 * change:
-        raise RuntimeError(f"The fine-tune in {path} was not saved faithfully: loaded again, it answers differently.")
+        raise RuntimeError(f"The fine-tune in {path} was not saved faithfully: loaded again, it gives other estimates.")
     return (change / base.norm()).item()
 
 

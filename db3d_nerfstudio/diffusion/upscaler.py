@@ -1,8 +1,8 @@
-"""DeepFloyd IF stage II: images of 64 pixels made 256, with the subject's details (DreamBooth, arXiv 2208.12242).
+"""DeepFloyd IF stage II: images of 64 pixels upscaled to 256, with the subject's details (DreamBooth, 2208.12242).
 
-The network sees the small image, enlarged and a little noised, beside z_t. As published it is used to much noise in
-that image, takes a subject's fine patterns for noise and blurs them. So DreamBooth tunes it on pairs of photos, small
-and large, with less noise, and it is later given images with as little.
+The network's input is z_t and the small image, enlarged and slightly noised. The published model was trained with much
+noise in that image, takes a subject's fine patterns for noise and blurs them. So DreamBooth tunes it on pairs of
+photos, small and large, with less noise, and later uses as little.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ class UpscalerConfig(DeepFloydGuideConfig):
     model: str = "DeepFloyd/IF-II-L-v1.0"
     """Hub id, or local folder in diffusers' layout."""
     tuning: Literal["full", "lora"] = "lora"
-    """What DreamBooth moves: the whole UNet, or a low-rank adapter on its attention layers."""
+    """What DreamBooth trains: the whole UNet, or a low-rank adapter on its attention layers."""
     max_train_steps: int = 0
-    """Iterations of DreamBooth on small and large photos; 0 leaves the model as it is."""
+    """Iterations of DreamBooth on small and large photos; 0 leaves the model untuned."""
     noise_level: int = 25
-    """Noise in the small image, a step of a schedule of 1000, in tuning and after. IF's pipeline takes 250."""
+    """Noise in the small image, as one of 1000 timesteps, in tuning and afterwards. IF's pipeline uses 250."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(50, 4.0))
-    """How the large images are drawn."""
+    """Steps and guidance of drawing the large images."""
 
 
 class Upscaler(DeepFloydGuide):
-    """A guide of large images that are to look like the small ones shown to it."""
+    """A guide of large images, conditioned on small ones."""
 
     config: UpscalerConfig
     folders = (*DeepFloydGuide.folders, "image_noising_scheduler")
@@ -69,7 +69,7 @@ class Upscaler(DeepFloydGuide):
         return self._first_stage.embed(prompts).to(self.device)
 
     def show(self, small: Float[Tensor, "b 3 hs ws"], generator: torch.Generator | None = None) -> None:
-        """Set the small images, in [0, 1], that `predict_noise` goes by from now on, one per image of z_t."""
+        """Set the small images, in [0, 1], that `predict_noise` is conditioned on from now on, one per image of z_t."""
         side = (self.resolution, self.resolution)
         large = interpolate(small * 2 - 1, side, mode="bilinear", align_corners=True)  # As IF was trained.
         noise = standard_noise(large.shape, self.device, generator)
@@ -101,7 +101,7 @@ def upscale(
 
 
 def tuned_upscaler(config: UpscalerConfig, tuner: SubjectTuner, path: Path) -> Upscaler:
-    """The upscaler of a guide's images, tuned on the subject's photos and saved in `path` if the config says so."""
+    """The upscaler of a guide's images, tuned on the subject's photos and saved in `path` if the config asks for it."""
     upscaler = config.setup(device=tuner.guide.device, first_stage=tuner.guide)
     if config.max_train_steps > 0:
         photos, caption = load_photos(tuner.photos, upscaler.resolution), tuner.subject.instance_prompt
@@ -121,8 +121,8 @@ def tune_upscaler(
     """DreamBooth on pairs of photos, small and large; return the losses.
 
     Args:
-        photos: At least as large as the upscaler's resolution, or there is nothing to learn from them.
-        small_resolution: That of the images which will be upscaled.
+        photos: At least as large as the upscaler's resolution.
+        small_resolution: Resolution of the images that will be upscaled.
     """
     small = resize(photos, small_resolution).to(upscaler.device)
 

@@ -1,9 +1,11 @@
 """A NeRF that training has destroyed ends the run at once, before a checkpoint of it takes the place of a good one."""
 
+from collections.abc import Iterable
+
 import torch
+from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import DivergedError
-from db3d_nerfstudio.nerf.field import GridField
 from db3d_nerfstudio.nerf.render import Render
 
 __all__ = ["EMPTY", "check_finite", "check_not_empty"]
@@ -13,9 +15,9 @@ EMPTY = 0.1
 
 
 @torch.no_grad()
-def check_finite(field: GridField) -> None:
+def check_finite(parameters: Iterable[Parameter]) -> None:
     """Raise if a parameter is infinite or not a number; to be called after the optimizers have moved."""
-    if not torch.stack([parameter.sum() for parameter in field.parameters()]).isfinite().all():
+    if not torch.stack([parameter.sum() for parameter in parameters]).isfinite().all():
         raise DivergedError(
             "the NeRF's weights are not finite after this step: lower --optimizers.encodings.optimizer.lr and "
             "--optimizers.networks.optimizer.lr. The run keeps its last checkpoint"

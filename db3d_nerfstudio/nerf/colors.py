@@ -1,9 +1,9 @@
-"""What a field's colours are: red, green and blue, or the guide's z (Latent-NeRF, Metzer et al. 2022, 2211.07600).
+"""The colours of a field: red, green and blue, or the guide's z (Latent-NeRF, Metzer et al. 2022, 2211.07600).
 
-A field of z is rendered on the grid of the guide's z, and score distillation grades the rendering as it is, with no
-encoder between. Everybody else sees red, green and blue. As in Latent-NeRF an affine map makes them of every pixel of z
-by itself; theirs is a table for one model, here it is fitted to the guide at hand. It is part of the checkpoint, so
-that nobody who looks at a run needs the guide. Light cannot fall on z, whose numbers are no brightness.
+A field of z is rendered on the grid of the guide's z, and score distillation uses the rendering without an encoder. For
+everything else, an affine map turns each pixel of z into red, green and blue, as in Latent-NeRF, which has a table for
+one model; here the map is fitted to the guide. It is part of the checkpoint, so that looking at a run needs no guide. z
+cannot be shaded: its values are not intensities.
 """
 
 import abc
@@ -23,7 +23,7 @@ NUM_IMAGES = 8
 
 
 def fit_affine(x: Float[Tensor, "n c"], y: Float[Tensor, "n d"]) -> Float[Tensor, "c1 d"]:
-    """The matrix A that minimises `|[x, 1] A - y|^2`: the smallest, where x leaves a choice."""
+    """The matrix A that minimises `|[x, 1] A - y|^2`, of least norm if there are several."""
     ones = torch.ones_like(x[:, :1])
     return torch.linalg.lstsq(torch.cat([x, ones], -1).double(), y.double(), driver="gelsd").solution.float()
 
@@ -37,29 +37,29 @@ def color_noise(num: int, side: int, generator: torch.Generator | None = None) -
 
 
 class Colors(nn.Module, abc.ABC):
-    """The numbers that a field has in a colour's place: how many, and what they mean to the guide and to the eye."""
+    """The colour space of a field, and its maps to the guide's z and to red, green and blue."""
 
     channels: int
-    """How many there are."""
+    """Number of channels."""
 
     @abc.abstractmethod
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-        """Colours from what the network says."""
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Colours from the network's output."""
 
     @abc.abstractmethod
     def to_rgb(self, colors: Float[Tensor, "n c"], accumulation: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:
-        """Red, green and blue in [0, accumulation] of what was composited along rays."""
+        """Red, green and blue in [0, accumulation] of composited colours."""
 
     @abc.abstractmethod
     def from_rgb(self, rgb: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b c"]:
-        """What stands for a surface of one colour, such as a background."""
+        """The colours of a surface of one red, green and blue, such as a background."""
 
     @abc.abstractmethod
     def encode(self, guide: DiffusionGuide, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hz wz"]:
         """The guide's z of a rendering, on the guide's device."""
 
     def fit(self, guide: DiffusionGuide) -> None:  # noqa: B027  (Red, green and blue have nothing to learn.)
-        """Learn from the guide what its z looks like; the same for every fine-tune, since none moves the codec."""
+        """Fit the maps to the guide's codec, which no fine-tune changes."""
 
 
 class RGB(Colors):
@@ -67,7 +67,7 @@ class RGB(Colors):
 
     channels = 3
 
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         return torch.sigmoid(raw)
 
     def to_rgb(self, colors: Float[Tensor, "n c"], accumulation: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:
@@ -81,12 +81,12 @@ class RGB(Colors):
 
 
 class Latents(Colors):
-    """The guide's z, unbounded; to the eye, grey until a guide has been seen."""
+    """The guide's z, unbounded; shown as grey until `fit` was called."""
 
     to_rgb_map: Float[Tensor, "c1 3"]
     from_rgb_map: Float[Tensor, "4 c"]
     grid: tuple[int, int] | None = None
-    """Height and width of the guide's z, once `fit` has seen a guide."""
+    """Height and width of the guide's z, set by `fit`."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -95,11 +95,11 @@ class Latents(Colors):
         self.register_buffer("to_rgb_map", grey)
         self.register_buffer("from_rgb_map", torch.zeros(4, channels))
 
-    def activate(self, raw: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    def activate(self, raw: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         return raw
 
     def to_rgb(self, colors: Float[Tensor, "n c"], accumulation: Float[Tensor, "n 1"]) -> Float[Tensor, "n 3"]:
-        # The constant term is composited like the rest: it counts as much as there is matter.
+        # The constant term is composited like the rest, weighted by the accumulation.
         rgb = torch.cat([colors, accumulation], -1) @ self.to_rgb_map
         return torch.minimum(rgb.clamp_min(0), accumulation)
 
@@ -109,15 +109,15 @@ class Latents(Colors):
     def encode(self, guide: DiffusionGuide, image: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d hz wz"]:
         if self.grid is None:
             raise RuntimeError("the colours are a guide's z: call fit(guide) before you distill")
-        # As the guide's own encoder does with images, another size is brought to the one that its network knows.
+        # Resize to the grid that the guide's network was trained on, as its encoder does with images.
         return F.interpolate(image.to(guide.device), self.grid, mode="bilinear", antialias=True)
 
     @torch.no_grad()
     def fit(self, guide: DiffusionGuide) -> None:
-        """Fits both maps by least squares: the encoder's answers against the mean colours of what they stand for.
+        """Fit both maps by least squares: z of images by the guide's encoder against their mean colours.
 
-        It asks for the eight corners of the colour cube, which alone decide what a plain colour is in z, and for noise.
-        These need neither photos nor samples, and a run that resumes finds the same maps again.
+        The images are the eight corners of the colour cube, which alone decide the z of a plain colour, and noise. They
+        need neither photos nor samples, and a resumed run gets the same maps.
         """
         corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)[:, :, None, None]
         noise = color_noise(NUM_IMAGES, guide.resolution, torch.Generator().manual_seed(0))

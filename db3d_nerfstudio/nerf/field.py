@@ -36,13 +36,13 @@ class GridFieldConfig(InstantiateConfig):
     blob_density: float = 10.0
     """Height at the origin of the cone (Magic3D, 2211.10440) that is always added to the raw density."""
     blob_radius: float = 0.5
-    """Where the cone crosses zero, scene units."""
+    """Distance from the origin at which the cone crosses zero, scene units."""
     density_scale: float = 25.0
-    """Density per scene unit where softplus of the raw density is 1; surfaces as thin as a sample need some 100."""
+    """Density per scene unit where softplus of the raw density is 1; surfaces as thin as a sample need about 100."""
     normal_epsilon: float = 0.03
     """Half the distance between the two evaluations of a finite difference, scene units; a grid cell is smooth."""
     latent_channels: int | None = None
-    """Channels of the guide's z, if the colours are z, as in Latent-NeRF; unset, they are red, green and blue."""
+    """Channels of the guide's z if the colours are z, as in Latent-NeRF; by default they are red, green and blue."""
 
 
 class GridField(nn.Module):
@@ -67,7 +67,7 @@ class GridField(nn.Module):
         )
 
     def param_groups(self) -> dict[str, list[Parameter]]:
-        """All parameters: the grids as "encodings", what decodes them as "networks"."""
+        """All parameters: the grids as "encodings", their decoder as "networks"."""
         return {"encodings": list(self.grids), "networks": list(self.network.parameters())}
 
     def density(self, positions: Float[Tensor, "n 3"]) -> Float[Tensor, " n"]:

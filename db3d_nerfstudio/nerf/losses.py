@@ -1,4 +1,4 @@
-"""Regularisers: functions of a `Render`, means over its rays, and how much each of them counts.
+"""Regularisers: functions of a `Render`, which are means over its rays, and their weights.
 
 To add one, write `my_loss(render)` and give `LossWeights` a field `my` whose metadata names it. A loss that does not
 apply to a rendering returns None.
@@ -19,18 +19,18 @@ Weight = float | tuple[float, float]
 
 
 def opacity_loss(render: Render) -> Scalar:
-    """Matter costs: `sqrt(accumulation^2 + 0.01)` (DreamFusion, 2209.14988, A.2), so that space stays empty."""
+    """Keeps space empty: `sqrt(accumulation^2 + 0.01)` (DreamFusion, 2209.14988, A.2)."""
     return (render.accumulation.square() + 0.01).sqrt().mean()
 
 
 def entropy_loss(render: Render) -> Scalar:
-    """Rays either hit or miss: binary entropy of the accumulation in bits (Latent-NeRF, 2211.07600)."""
+    """Makes rays either hit or miss: binary entropy of the accumulation in bits (Latent-NeRF, 2211.07600)."""
     p = render.accumulation.clamp(1e-4, 1 - 1e-4)
     return -(p * p.log2() + (1 - p) * (1 - p).log2()).mean()
 
 
 def distortion_loss(render: Render) -> Scalar:
-    """Matter along a ray gathers in one place (Mip-NeRF 360, 2111.12077, eq. 15), at a cost linear in the samples.
+    """Gathers matter in one place along a ray (Mip-NeRF 360, 2111.12077, eq. 15), in time linear in the samples.
 
     The pairs are `2 sum_i w_i (m_i W_i - M_i)` with W and M the sums of w and w m in front of sample i (2206.05085).
     """
@@ -43,10 +43,10 @@ def distortion_loss(render: Render) -> Scalar:
 
 
 def orientation_loss(render: Render) -> Scalar | None:
-    """Normals of visible samples face the camera: `sum_i stop_grad(w_i) max(0, n_i . d)^2` (Ref-NeRF, 2112.03907).
+    """Turns visible normals towards the camera: `sum_i stop_grad(w_i) max(0, n_i . d)^2` (Ref-NeRF, 2112.03907).
 
-    Of lit views only: without light, normals cost six more evaluations of the field. DreamFusion stops the gradient
-    into the weights, or hiding a surface would do as well as turning it.
+    It applies to lit views only, as normals cost six more evaluations of the field. DreamFusion stops the gradient into
+    the weights, since hiding a surface would otherwise lower the loss as well as turning it.
     """
     if not render.lit:
         return None
@@ -60,13 +60,13 @@ class LossWeights:
     """The weight of each regulariser: one number, or two for its weights at the start and at the end of a phase."""
 
     opacity: Weight = field(default=0.1, metadata={"loss": opacity_loss})
-    """The cost of matter."""
+    """Weight of `opacity_loss`, which keeps space empty."""
     entropy: Weight = field(default=(0.0, 3.0), metadata={"loss": entropy_loss})
-    """The cost of half-transparent rays."""
+    """Weight of `entropy_loss`, which makes rays either hit or miss."""
     distortion: Weight = field(default=0.01, metadata={"loss": distortion_loss})
-    """The cost of matter that is spread along a ray."""
+    """Weight of `distortion_loss`, which gathers matter along a ray."""
     orientation: Weight = field(default=0.01, metadata={"loss": orientation_loss})
-    """The cost of surfaces that are seen from behind, in the views that are lit."""
+    """Weight of `orientation_loss`, which turns the normals of lit views towards the camera."""
 
     def weighted(self, render: Render, progress: float) -> dict[str, Scalar]:
         """Every loss that applies and has a weight, multiplied by it; `progress` is the fraction of the phase done."""

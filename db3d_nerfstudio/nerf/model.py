@@ -1,8 +1,8 @@
 """The NeRF: rays to outputs, deterministically but for the jitter of training samples; a batch to losses.
 
-The batch decides the loss. With pixels in it (a pseudo view) the rendering is compared with them. Without (a random
-camera) it is lit, put in front of a background and graded by the guide. Light, shading and background are drawn there,
-so that viewer, evaluation and exporters see a plain renderer.
+The batch decides the loss. A rendering is compared with the pixels of a pseudo view; without pixels (a random camera)
+it is lit, put in front of a background and passed to score distillation. Light, shading and background are drawn in the
+loss, so that viewer, evaluation and exporters see a plain renderer.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from db3d_nerfstudio.diffusion.sds import Distillation, SDSConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+from db3d_nerfstudio.nerf.background import BackgroundConfig
 from db3d_nerfstudio.nerf.checks import check_finite, check_not_empty
 from db3d_nerfstudio.nerf.field import GridFieldConfig
 from db3d_nerfstudio.nerf.losses import LossWeights
@@ -43,7 +44,7 @@ class DreamBooth3DModelConfig(ModelConfig):
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = to_immutable_dict({})
     eval_num_rays_per_chunk: int = 16384
-    """Rays rendered at a time outside training."""
+    """Number of rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
     sds: SDSConfig = dataclasses.field(default_factory=SDSConfig)
@@ -54,12 +55,10 @@ class DreamBooth3DModelConfig(ModelConfig):
     """Empty-space skipping."""
     shading: ShadingConfig = dataclasses.field(default_factory=ShadingConfig)
     """Lights and shading of guided views."""
+    background: BackgroundConfig = dataclasses.field(default_factory=BackgroundConfig)
+    """What lies behind the object."""
     normal_weight_threshold: float = 0.01
-    """Share of a ray's light that a sample must contribute to have its normal computed in training."""
-    background_color: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    """What lies behind the object outside of guidance, red, green and blue in [0, 1]."""
-    random_background_prob: float = 1.0
-    """Share of guided views that are put in front of a random colour."""
+    """Share of a ray's light above which a sample's normal is computed in training."""
     sds_loss_mult: float = 0.01
     """Weight of score distillation."""
     recon_loss_mult: float = 10.0
@@ -77,9 +76,10 @@ class DreamBooth3DModel(Model):
         super().populate_modules()
         config = self.config
         if config.field.latent_channels is not None and config.shading.lambertian_prob > 0:
-            raise UserError("light does not fall on a guide's z: set --pipeline.model.shading.lambertian-prob 0")
+            raise UserError("a guide's z cannot be shaded: set --pipeline.model.shading.lambertian-prob 0")
         self.field = config.field.setup()
         self.sampler = config.sampler.setup()
+        self.background = config.background.setup(colors=self.field.colors.channels)
         self.distillation = Distillation(
             config.sds, config.prompt or "", lambda: config.guide.setup(device=self.device)
         )
@@ -87,19 +87,22 @@ class DreamBooth3DModel(Model):
         self._empty_renders = 0
 
     def set_progress(self, progress: float) -> None:
-        """Says which fraction of the present phase is done; every schedule is a function of it."""
+        """Set the fraction of the present phase that is done; every schedule is a function of it."""
         self._progress = progress
 
     @torch.no_grad()
     def reset_field(self) -> None:
-        """Starts a second NeRF in the same Parameters, which the optimizers hold."""
-        fresh = self.config.field.setup().to(self.device)
-        for parameter, start in zip(self.field.parameters(), fresh.parameters(), strict=True):
-            parameter.copy_(start)
+        """Start a second NeRF in the same Parameters, which the optimizers hold."""
+        channels = self.field.colors.channels
+        fresh = self.config.field.setup(), self.config.background.setup(colors=channels)
+        for module, start in zip((self.field, self.background), fresh, strict=True):
+            for parameter, value in zip(module.parameters(), start.parameters(), strict=True):
+                parameter.copy_(value)
         self.sampler.reset()
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        return self.field.param_groups()
+        field, background = self.field.param_groups(), self.background.param_groups()
+        return {name: parameters + background.get(name, []) for name, parameters in field.items()}
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -109,7 +112,7 @@ class DreamBooth3DModel(Model):
         return [TrainingCallback(after, self._after_step, update_every_num_iters=1)]
 
     def _after_step(self, step: int) -> None:
-        check_finite(self.field)
+        check_finite([*self.field.parameters(), *self.background.parameters()])
         self.sampler.update(step, self.field.density)
 
     # Rendering.
@@ -118,8 +121,9 @@ class DreamBooth3DModel(Model):
         threshold = self.config.normal_weight_threshold if self.training else 0.0
         render = render_rays(self.field, self.sampler, ray_bundle, threshold)
         albedo, accumulation = render.albedo, render.accumulation
+        behind = self.background.color(albedo.device)
         outputs = {
-            "rgb": over(albedo, accumulation, self._background(albedo)),
+            "rgb": over(albedo, accumulation, behind),
             "accumulation": accumulation,
             "depth": render.depth,
             "albedo": albedo,
@@ -127,13 +131,10 @@ class DreamBooth3DModel(Model):
         if self.training:
             return outputs | {"render": render}
         return outputs | {
-            "shaded": over(self._lit_from_the_camera(render), accumulation, self._background(albedo)).clamp(0, 1),
+            "shaded": over(self._lit_from_the_camera(render), accumulation, behind).clamp(0, 1),
             "normals": (render.normals * accumulation + 1) / 2,  # A picture, grey where there is nothing.
             "unit_normals": render.normals,
         }
-
-    def _background(self, like: Tensor) -> Float[Tensor, "3"]:
-        return torch.tensor(self.config.background_color, device=like.device)
 
     def _lit_from_the_camera(self, render: Render) -> Float[Tensor, "n 3"]:
         """Lambertian shading by a light at every ray's own origin: nothing is drawn at random outside of guidance."""
@@ -171,7 +172,7 @@ class DreamBooth3DModel(Model):
     def _guided_image(
         self, render: Render, shading: Int[Tensor, " b"], image_shape: tuple[int, int, int]
     ) -> Float[Tensor, "b c h w"]:
-        """What the guide grades: the views, lit as they were drawn, in front of backgrounds of their own."""
+        """The images for score distillation: the views, lit as drawn, each in front of a background of its own."""
         num, height, width = image_shape
         colors = render.colors.view(num, height * width, -1)
         accumulation = render.accumulation.view(num, -1, 1)
@@ -179,12 +180,8 @@ class DreamBooth3DModel(Model):
             normals, positions = (value.view(num, -1, 3) for value in (render.normals, render.surface.detach()))
             light = sample_light(self.config.shading, render.rays.origins.view(num, -1, 3)[:, 0])
             colors = shade(self.config.shading, shading, Surface(colors, accumulation, normals, positions), light)
-        background = self.field.colors.from_rgb(self._random_backgrounds(num, colors))
+        background = self.background.draw(render.rays.directions.view(num, -1, 3), self.field.colors)
         return over(colors, accumulation, background).view(num, height, width, -1).permute(0, 3, 1, 2)
-
-    def _random_backgrounds(self, num: int, like: Tensor) -> Float[Tensor, "b 1 3"]:
-        random = torch.rand(num, 1, 1) < self.config.random_background_prob
-        return torch.where(random.to(like.device), torch.rand(num, 1, 3).to(like.device), self._background(like))
 
     # Evaluation.
 
@@ -200,7 +197,7 @@ class DreamBooth3DModel(Model):
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*n 4"]:
         """Colours without the background, and true alpha.
 
-        The exporters of point clouds ask for opaque pixels until they have enough; of an empty scene, for ever.
+        Point cloud exporters render until they have enough opaque pixels, which in an empty scene never ends.
         """
         alpha = outputs["accumulation"]
         opaque = bool((alpha > 0.5).any())
@@ -210,7 +207,7 @@ class DreamBooth3DModel(Model):
                 f"The scene is empty: none of {MAX_EMPTY_RENDERS} renderings had an opaque pixel. Look at it in "
                 "ns-viewer, and train again with another seed or a lower --pipeline.model.losses.opacity."
             )
-        rgb = outputs[output_name] - (1 - alpha) * self._background(alpha)
+        rgb = outputs[output_name] - (1 - alpha) * self.background.color(alpha.device)
         return torch.cat([(rgb / alpha.clamp_min(1e-6)).clamp(0, 1), alpha], -1)
 
     def get_image_metrics_and_images(

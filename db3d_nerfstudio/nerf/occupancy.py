@@ -28,13 +28,13 @@ class Samples:
     """Intervals along rays, flat and sorted by ray and distance."""
 
     rays: Int[Tensor, " s"]
-    """Which ray each interval belongs to."""
+    """The ray of each interval."""
     starts: Float[Tensor, " s"]
     """Distance from the ray's origin to the interval's near end, in units of the ray's direction."""
     ends: Float[Tensor, " s"]
     """Distance to the far end."""
     num_rays: int
-    """How many rays there are, sampled or not."""
+    """Number of rays, including those without samples."""
 
     @functools.cached_property
     def mids(self) -> Float[Tensor, " s"]:
@@ -43,12 +43,12 @@ class Samples:
 
     @functools.cached_property
     def first(self) -> Int[Tensor, " s"]:
-        """Where in the list the ray of each sample begins."""
+        """Index of the first sample of each sample's ray."""
         counts = torch.bincount(self.rays, minlength=self.num_rays)
         return (counts.cumsum(0) - counts)[self.rays]
 
     def positions(self, rays: RayBundle) -> Float[Tensor, "s 3"]:
-        """The middles in space."""
+        """Positions of the middles, scene units."""
         origins, directions = (values.index_select(0, self.rays) for values in (rays.origins, rays.directions))
         return torch.addcmul(origins, directions, self.mids[:, None])
 
@@ -73,7 +73,7 @@ class Samples:
 
 
 def intersect_sphere(rays: RayBundle) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Where rays enter and leave the scene, in front of the camera and within limits that the rays bring along.
+    """The distances at which rays enter and leave the scene, in front of the camera and within the rays' own limits.
 
     Rays that miss have `near >= far`. Directions need not be of unit length.
     """
@@ -97,15 +97,15 @@ class OccupancySamplerConfig(InstantiateConfig):
     resolution: int = 48
     """Edge length of the occupancy grid in cells."""
     threshold: float = 0.02
-    """Opacity of one step above which a cell counts as occupied, or the mean over all cells if that is less."""
+    """Opacity of one step above which a cell is occupied, or the mean over all cells if that is less."""
     decay: float = 0.9
-    """What is left of a cell's remembered density after each update."""
+    """Share of a cell's remembered density that is left after each update."""
     update_every: int = 16
     """Steps between updates."""
 
 
 class OccupancySampler(nn.Module):
-    """Keeps a grid of where there is matter, and samples rays only there. The grid is part of the checkpoint."""
+    """Samples rays only in the occupied cells of a grid, which is part of the checkpoint."""
 
     updates: Int[Tensor, ""]
 
@@ -122,7 +122,7 @@ class OccupancySampler(nn.Module):
         return 2 * RADIUS / self.config.num_samples
 
     def reset(self) -> None:
-        """Forgets the scene: all of space counts as occupied until the next update."""
+        """Forget the scene: all of space is occupied until the next update."""
         self.updates.zero_()
         self.grid.occs.zero_()
         self.grid.binaries.fill_(True)
@@ -142,7 +142,7 @@ class OccupancySampler(nn.Module):
         return Samples(which, starts.view(-1)[kept], ends.view(-1)[kept], len(near))
 
     def _occupied(self, rays: RayBundle, distances: Float[Tensor, "n k"]) -> Bool[Tensor, "n k"]:
-        """Whether there may be matter at these distances along the rays."""
+        """Whether the cells at these distances along the rays are occupied."""
         size = self.config.resolution
         flat = torch.zeros_like(distances, dtype=torch.int)
         for origin, direction in zip(rays.origins.T, rays.directions.T, strict=True):
@@ -152,7 +152,7 @@ class OccupancySampler(nn.Module):
 
     @torch.no_grad()
     def update(self, step: int, density: Callable[[Float[Tensor, "n 3"]], Float[Tensor, " n"]]) -> None:
-        """Looks again, at every `update_every`-th step, where there is matter."""
+        """Update the grid, at every `update_every`-th step."""
         if step % self.config.update_every:
             return
         # nerfacc looks at all cells during its warm-up, later at a random quarter and at the occupied ones.

@@ -1,4 +1,4 @@
-"""What rays see: volume rendering of the field, depth and normals, all pure functions of field, sampler and rays."""
+"""Volume rendering: colours, depth and normals as pure functions of field, sampler and rays."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,29 +16,29 @@ __all__ = ["Render", "VisibleNormals", "over", "render_rays"]
 
 
 class VisibleNormals(NamedTuple):
-    """Normals at the samples of a batch of rays that are seen."""
+    """Normals at the visible samples of a batch of rays."""
 
     normals: Float[Tensor, "m 3"]
     """Unit vectors out of the matter."""
     weights: Float[Tensor, " m"]
     """The samples' shares of their ray's light."""
     rays: Int[Tensor, " m"]
-    """Which ray each sample belongs to."""
+    """The ray of each sample."""
 
 
 @dataclass(frozen=True)
 class Render:
-    """A batch of rays and what they see: all that a loss needs."""
+    """A batch of rays and their rendering: everything that a loss needs."""
 
     field: GridField
     rays: RayBundle
     samples: Samples
     weights: Float[Tensor, " s"]
-    """Every sample's share of its ray's light."""
+    """Each sample's share of its ray's light."""
     colors: Float[Tensor, "n c"]
     """Composited colours in the sense of `field.colors`, in front of nothing."""
     accumulation: Float[Tensor, "n 1"]
-    """How opaque each ray is."""
+    """Opacity of each ray."""
     distance: Float[Tensor, "n 1"]
     """Distances along the ray, composited like a colour."""
     normal_threshold: float = 0.0
@@ -53,7 +53,7 @@ class Render:
 
     @cached_property
     def depth(self) -> Float[Tensor, "n 1"]:
-        """Mean distance of what is hit. Empty rays end behind the scene, where TSDF fusion carves and adds no shell."""
+        """Mean distance to the matter. Empty rays end behind the scene, where TSDF fusion carves and adds no shell."""
         directions = self.rays.directions.norm(dim=-1, keepdim=True).clamp_min(1e-6)
         beyond = (self.rays.origins.norm(dim=-1, keepdim=True) + 1.5 * RADIUS) / directions
         return torch.where(self.accumulation > 0.5, self.distance / self.accumulation.clamp_min(1e-6), beyond)
@@ -72,14 +72,14 @@ class Render:
 
     @cached_property
     def normals(self) -> Float[Tensor, "n 3"]:
-        """The normal of what each ray sees, of unit length, or zero if it sees nothing."""
+        """The unit normal of the surface that each ray hits, zero where it hits none."""
         normals, weights, rays = self.visible_normals
         summed = normals.new_zeros(self.samples.num_rays, 3).index_add(0, rays, weights[:, None] * normals)
         return summed / summed.square().sum(-1, keepdim=True).clamp_min(1e-8).sqrt()
 
 
 def render_rays(field: GridField, sampler: OccupancySampler, rays: RayBundle, normal_threshold: float = 0.0) -> Render:
-    """What the rays see of the field."""
+    """Render rays of the field."""
     samples = sampler.sample(rays)
     density, colors = field.density_and_colors(samples.positions(rays))
     weights = samples.render_weights(density)

@@ -1,7 +1,7 @@
 """Random point lights and DreamFusion's three ways to shade (Poole et al. 2022, arXiv 2209.14988, section 3.2 and A.2).
 
-Shading is deferred: it works on what the renderer composited along each ray. nerfstudio's `LambertianShader` has no
-ambient light and one direction for all rays, so it is not used.
+Shading is deferred: it works on composited rays. nerfstudio's `LambertianShader` has no ambient light and one direction
+for all rays, so it is not used.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ __all__ = ["Shading", "ShadingConfig", "Surface", "draw_shading", "sample_light"
 
 
 class Shading(IntEnum):
-    """How a view is coloured."""
+    """How a view is shaded."""
 
     ALBEDO = 0
     """The colours themselves."""
@@ -29,18 +29,18 @@ class Shading(IntEnum):
 
 @dataclass
 class ShadingConfig:
-    """Shading of the guided views. Reconstruction and evaluation see the albedo."""
+    """Shading of guided views. Reconstruction and evaluation use the albedo."""
 
     warmup: float = 0.2
     """Fraction of a phase during which views show only the albedo."""
     lambertian_prob: float = 0.75
-    """Share of views that are lit, afterwards."""
+    """Share of views that are lit after the warm-up."""
     textureless_prob: float = 0.5
     """Share of the lit views that are textureless."""
     ambient: float = 0.1
     """Ambient light."""
     diffuse: float = 0.9
-    """Light of the point light on a surface that faces it."""
+    """Intensity of the point light on a surface that faces it."""
     light_distance: tuple[float, float] = (0.8, 1.5)
     """Distances of the point light from the origin, scene units."""
     light_jitter: float = 1.0
@@ -69,16 +69,16 @@ def sample_light(
 
 
 class Surface(NamedTuple):
-    """What the rays of some views see, composited along each ray."""
+    """The composited rays of some views."""
 
     albedo: Float[Tensor, "b n 3"]
-    """Colours in front of black, hence already multiplied by the accumulation."""
+    """Colours in front of black, that is, multiplied by the accumulation."""
     accumulation: Float[Tensor, "b n 1"]
-    """How opaque each ray is."""
+    """Opacity of each ray."""
     normals: Float[Tensor, "b n 3"]
-    """Unit vectors; where there is no matter they do not matter."""
+    """Unit vectors; any vector where the ray hits nothing."""
     positions: Float[Tensor, "b n 3"]
-    """Where the surface is."""
+    """Positions of the surface."""
 
 
 def shade(

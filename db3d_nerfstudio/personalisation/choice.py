@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -25,9 +25,12 @@ GUIDES: dict[str, type[DiffusersGuideConfig]] = {
 }
 """Configs by their names on the command line."""
 
-GuideChoice = tyro.extras.subcommand_type_from_defaults(
-    {name: config() for name, config in GUIDES.items()}, prefix_names=False
-)
+if TYPE_CHECKING:
+    GuideChoice = DiffusersGuideConfig
+else:
+    GuideChoice = tyro.extras.subcommand_type_from_defaults(
+        {name: config() for name, config in GUIDES.items()}, prefix_names=False
+    )
 """The type of a command's field `guide`: a subcommand, whose options are the guide's."""
 
 

@@ -193,7 +193,11 @@ class Batches(torch.utils.data.Dataset):
 
     def loader(self, steps: range, workers: int, pin: bool) -> torch.utils.data.DataLoader:
         """Batches of these steps, in their order, some of them prepared ahead."""
-        return torch.utils.data.DataLoader(self, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin)
+        # Forked, because the data are too large to be copied into each process.
+        return torch.utils.data.DataLoader(
+            self, batch_size=None, sampler=steps, num_workers=workers, pin_memory=pin,
+            multiprocessing_context="fork" if workers else None,
+        )  # fmt: skip
 
 
 def run(course: Course, draw: Callable, step: Callable[..., float], publish: Callable[[], str]) -> None:

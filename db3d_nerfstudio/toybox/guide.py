@@ -72,7 +72,7 @@ class ToyboxGuide(DiffusersGuide):
 
         if not (Path(self.source) / "vae").exists():
             return None
-        vae = self._read(AutoencoderDC, "vae").eval().requires_grad_(False)
+        vae = self._read(AutoencoderDC, "vae", dtype=torch.float32).eval().requires_grad_(False)
         return vae.to(self.device, memory_format=torch.channels_last)
 
     def modules(self) -> dict[str, nn.Module]:

@@ -112,3 +112,10 @@ def save_guide(
     make_scheduler("sample" if vae is None else "v_prediction").save_pretrained(folder / "scheduler")
     if vae is not None:
         vae.save_pretrained(folder / "vae")
+
+
+def read_vae(guide: Path) -> AutoencoderDC | None:
+    """The codec of a saved guide; None if that is one of pixels."""
+    from diffusers import AutoencoderDC
+
+    return AutoencoderDC.from_pretrained(guide / "vae") if (guide / "vae").exists() else None

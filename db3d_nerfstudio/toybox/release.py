@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from db3d_nerfstudio.toybox import network
+from db3d_nerfstudio.toybox.network import read_vae
 from db3d_nerfstudio.toybox.train import read_guide
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -29,8 +30,11 @@ def main(config: ReleaseConfig) -> None:
 
     if config.guide is not None:
         unet, text_encoder = read_guide(config.guide)
-        unet.register_to_config(_name_or_path="toybox")  # diffusers would write the folder that it was read from.
-        network.save_guide(config.weights / "guide", unet.half(), text_encoder.half())
+        vae = read_vae(config.guide)
+        for part in (unet, vae):  # diffusers would write the folder that they were read from.
+            if part is not None:
+                part.half().register_to_config(_name_or_path="toybox")
+        network.save_guide(config.weights / "guide", unet, text_encoder.half(), vae)
     if config.judge is not None:
         state = {name: value.half() if value.is_floating_point() else value
                  for name, value in load_file(config.judge).items()}  # fmt: skip

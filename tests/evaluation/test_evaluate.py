@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny_model import build, solid
 
+from db3d_nerfstudio import cli
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.evaluation import evaluate
 from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
 from db3d_nerfstudio.evaluation.evaluate import EvaluateConfig, make_reference, measure_mesh, true_toy
 from db3d_nerfstudio.evaluation.metrics import fidelity, shape
@@ -68,7 +68,8 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     (tmp_path / "initial").mkdir()
     for folder in (tmp_path, tmp_path / "initial"):
         (folder / "config.yml").touch()
-    evaluate.main(EvaluateConfig(tmp_path, toy=3, toy_class="mug", turntable_frames=3))
+    toy = ["--toy", "3", "--toy-class", "mug"]
+    cli.main(["evaluate", "--run", str(tmp_path), *toy, "--turntable-frames", "3"])
     table = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert list(table) == ["initial", "final"] and table["initial"] == table["final"]
     assert {"silhouette_iou", "psnr", "judge r_precision", "judge i", "janus_rate"} < table["final"].keys()
@@ -79,8 +80,8 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path):
-    with pytest.raises(UserError, match="is not a run"):
-        evaluate.main(EvaluateConfig(tmp_path))
+    with pytest.raises(SystemExit, match="is not a run"):
+        cli.main(["evaluate", "--run", str(tmp_path)])
 
 
 def test_the_mesh_is_measured_against_the_true_toy(monkeypatch):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from db3d_nerfstudio.diffusion.sds import SDSConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.metrics.renders import render_orbit
+from db3d_nerfstudio.nerf.background import BackgroundConfig
 from db3d_nerfstudio.nerf.colors import RGB, Latents, color_noise, fit_affine
 from db3d_nerfstudio.nerf.shading import ShadingConfig
 
@@ -160,7 +161,7 @@ def test_backgrounds_are_plain_colours_in_z(monkeypatch):
     """Around nothing the guide sees the codec's answer to the background's colour."""
     seen = []
     monkeypatch.setattr(Latents, "encode", lambda self, guide, image: seen.append(image) or image)
-    model = solid(latent(random_background_prob=0.0, background_color=(0.2, 0.4, 0.8)), raw=(0.0,) * 4)
+    model = solid(latent(background=BackgroundConfig(color=(0.2, 0.4, 0.8), random_prob=0.0)), raw=(0.0,) * 4)
     losses_of(model)
     expected = torch.tensor([0.2, 0.4, 0.8]) @ MIXING + OFFSET
     torch.testing.assert_close(seen[0][0, :, 0, 0], expected, atol=1e-4, rtol=0)

@@ -9,6 +9,7 @@ from tiny_model import FIELD, LIT, NO_LOSSES, SIZE, UNLIT, build, guided_batch, 
 
 from db3d_nerfstudio.cameras import image_rays, orbit_cameras
 from db3d_nerfstudio.diffusion.sds import SDSConfig
+from db3d_nerfstudio.nerf.background import BackgroundConfig
 from db3d_nerfstudio.nerf.model import MAX_EMPTY_RENDERS
 
 # Rendering.
@@ -72,7 +73,7 @@ def test_odd_rays_survive():
 
 
 def test_rgba_is_the_colour_of_the_object_alone():
-    model = solid(build(background_color=(0.0, 1.0, 0.0))).eval()
+    model = solid(build(background=BackgroundConfig(color=(0.0, 1.0, 0.0)))).eval()
     outputs = model.get_outputs_for_camera(orbit_cameras(1, 0.0, 3.0, 40.0, SIZE)[0])
     rgba = model.get_rgba_image(outputs)
     torch.testing.assert_close(rgba[..., 3:], outputs["accumulation"])
@@ -171,7 +172,7 @@ def test_each_view_is_graded_with_its_own_prompt_and_image():
         ({"sds_loss_mult": 0.0}, {"sds_loss"}),
         ({"sds": SDSConfig(guidance_scale=50.0)}, {"sds_loss"}),
         ({"prompt": "a photo of a dog"}, {"sds_loss"}),
-        ({"random_background_prob": 0.0}, {"sds_loss"}),
+        ({"background": BackgroundConfig(random_prob=0.0)}, {"sds_loss"}),
         ({"normal_weight_threshold": 0.5}, {"orientation_loss", "sds_loss"}),
         ({"shading": UNLIT}, {"orientation_loss", "sds_loss"}),
     ],
@@ -192,8 +193,8 @@ def test_config_changes_exactly_these_losses(changes, losses):
 
 
 def test_background_colour_changes_the_picture_and_the_reconstruction():
-    assert not torch.equal(losses_of(build(), pixels)["recon_loss"],
-                           losses_of(build(background_color=(0.0, 0.0, 0.0)), pixels)["recon_loss"])  # fmt: skip
+    black = build(background=BackgroundConfig(color=(0.0, 0.0, 0.0)))
+    assert not torch.equal(losses_of(build(), pixels)["recon_loss"], losses_of(black, pixels)["recon_loss"])
 
 
 def test_interpolated_prompts_differ_between_named_views():

@@ -8,7 +8,7 @@ import torch
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
-from db3d_nerfstudio.toybox import captions, dataset, latents, network, sides, train_unet, vae
+from db3d_nerfstudio.toybox import captions, dataset, latents, network, release, sides, train_unet, vae
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 
@@ -139,6 +139,20 @@ def test_a_latent_guide_is_a_guide(guide_folder, codec):
     drawn = translate(guide, rgb.detach(), asked, TranslationConfig(steps=2))
     assert drawn.shape == rgb.shape and drawn.isfinite().all()
     assert "vae" in guide.modules() and guide.fingerprint() == guide.fingerprint()
+
+
+def test_a_released_latent_guide_is_the_trained_one_at_half_precision(guide_folder, tmp_path):
+    release.main(release.ReleaseConfig(guide_folder, weights=tmp_path))
+    for file in ("unet/config.json", "vae/config.json"):
+        assert str(guide_folder) not in (tmp_path / "guide" / file).read_text()
+    assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 32e6
+    one, other = (ToyboxGuideConfig(model=path).setup(device="cpu") for path in (guide_folder, tmp_path / "guide"))
+    rgb, text = torch.rand(1, 3, 64, 64), one.embed(["a photo of a red dog, side view"])
+    z = other.encode(rgb)
+    assert z.dtype == torch.float32
+    torch.testing.assert_close(z, one.encode(rgb), atol=0.05, rtol=0)
+    t = torch.tensor([500])
+    torch.testing.assert_close(other.predict_noise(z, t, text), one.predict_noise(z, t, text), atol=0.02, rtol=0)
 
 
 @pytest.mark.slow

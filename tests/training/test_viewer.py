@@ -31,7 +31,7 @@ SMALL = """
     --pipeline.phases.pseudo-views.steps 4 --pipeline.datamanager.dataparser.num-views 4
     --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.random-cameras.resolution 0 8 0.4 16
     --pipeline.datamanager.train-num-rays-per-batch 64 --pipeline.model.field.resolutions 8 16
-    --pipeline.model.background-color 1 1 1 --machine.device-type cpu --start-paused True --steps-per-save 100000
+    --pipeline.model.background.color 1 1 1 --machine.device-type cpu --start-paused True --steps-per-save 100000
 """.split()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from db3d_nerfstudio import cli
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark import user_study
 from db3d_nerfstudio.evaluation.benchmark.cell import run_folder
@@ -35,7 +36,7 @@ def finished(tmp_path):
 
 
 def test_page_and_key(finished):
-    user_study.main(UserStudyConfig(finished))
+    cli.main(["user-study", "--benchmark", str(finished)])
     page = (finished / "user_study" / "study.html").read_text()
     key = json.loads((finished / "user_study" / "key.json").read_text())
     assert "alpha" not in page and "beta" not in page, "nobody must be able to tell"
@@ -108,7 +109,7 @@ def test_answers_are_checked_and_a_participant_counts_once(finished, capsys):
         answer("1.json", "p", lambda sides: "none"),
         answer("2.json", "p", for_alpha),
     )
-    user_study.main(UserStudyConfig(finished, answers=files))
+    cli.main(["user-study", "--benchmark", str(finished), "--answers", *map(str, files)])
     assert "alpha 100%, beta 0%, tie 0% of 8 pairs" in capsys.readouterr().out
     assert json.loads((finished / "user_study" / "vote.json").read_text())[0]["votes"] == {"alpha": 8}
     with pytest.raises(UserError, match="another study"):
