@@ -30,9 +30,8 @@ GUESS_LEVELS = NoiseLevels((0.5, 0.7, 0.8, 0.9, 0.95), draws=4)
 GUESS_SHARPNESS = 25.0
 """How much likelier a caption is per relative error of denoising: exp(-sharpness * error).
 
-Sharpness and noises are those that made the truth likeliest on 75 casual photos of 15 toys that the embedded guide had
-never seen: its best guess is the nearest direction in 72 % of them, and that or a neighbour in 93 %. Out of all eight
-directions the nearest would be best in 64 %, since front and back look much alike to it: it guesses in the front half.
+Sharpness and noises are those that made the truth likeliest for the embedded guide. Front and back look much alike to
+it, so guesses are limited to the front half, where casual photos are taken.
 """
 
 
