@@ -16,6 +16,7 @@ from torch.nn import Parameter
 from torch.nn import functional as F
 
 from db3d_nerfstudio.nerf.colors import RGB, Latents
+from db3d_nerfstudio.ranges import Count, NonNegative, Positive
 
 __all__ = ["GridField", "GridFieldConfig"]
 
@@ -25,23 +26,23 @@ class GridFieldConfig(InstantiateConfig):
     """A field over dense grids."""
 
     _target: type = field(default_factory=lambda: GridField)
-    resolutions: tuple[int, ...] = (16, 64)
+    resolutions: tuple[Count, ...] = (16, 64)
     """Edge lengths of the grids in vertices, coarse to fine."""
-    channels: int = 4
+    channels: Count = 4
     """Features per vertex in each grid."""
-    init_scale: float = 0.1
+    init_scale: NonNegative = 0.1
     """Standard deviation of the features at the start."""
-    hidden_width: int = 32
+    hidden_width: Count = 32
     """Width of the network's hidden layer."""
     blob_density: float = 10.0
     """Height at the origin of the cone (Magic3D, 2211.10440) that is always added to the raw density."""
-    blob_radius: float = 0.5
+    blob_radius: Positive = 0.5
     """Distance from the origin at which the cone crosses zero, scene units."""
-    density_scale: float = 25.0
+    density_scale: Positive = 25.0
     """Density per scene unit where softplus of the raw density is 1; surfaces as thin as a sample need about 100."""
-    normal_epsilon: float = 0.03
+    normal_epsilon: Positive = 0.03
     """Half the distance between the two evaluations of a finite difference, scene units; a grid cell is smooth."""
-    latent_channels: int | None = None
+    latent_channels: Count | None = None
     """Channels of the guide's z if the colours are z, as in Latent-NeRF; by default they are red, green and blue."""
 
 

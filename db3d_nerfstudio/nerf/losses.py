@@ -10,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.nerf.render import Render
+from db3d_nerfstudio.ranges import NonNegative
 
 __all__ = ["LossWeights", "Weight", "distortion_loss", "entropy_loss", "opacity_loss", "orientation_loss"]
 
 Scalar = Float[Tensor, ""]
-Weight = float | tuple[float, float]
+Weight = NonNegative | tuple[NonNegative, NonNegative]
 """A number, or one at the start and one at the end of a phase with linear growth in between."""
 
 

@@ -29,6 +29,7 @@ from db3d_nerfstudio.nerf.losses import LossWeights
 from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
 from db3d_nerfstudio.nerf.render import Render, over, render_rays
 from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, Surface, draw_shading, sample_light, shade
+from db3d_nerfstudio.ranges import Count, NonNegative, Share
 
 MAX_EMPTY_RENDERS = 20
 """How often in a row an exporter may ask for opaque pixels in vain."""
@@ -43,7 +44,7 @@ class DreamBooth3DModelConfig(ModelConfig):
     enable_collider: tyro.conf.Suppress[bool] = False
     collider_params: tyro.conf.Suppress[dict[str, float] | None] = None
     loss_coefficients: tyro.conf.Suppress[dict[str, float]] = to_immutable_dict({})
-    eval_num_rays_per_chunk: int = 16384
+    eval_num_rays_per_chunk: Count = 16384
     """Number of rays rendered at a time outside training."""
     guide: DiffusionGuideConfig = dataclasses.field(default_factory=DiffusionGuideConfig)
     """The text-to-image diffusion model."""
@@ -57,11 +58,11 @@ class DreamBooth3DModelConfig(ModelConfig):
     """Lights and shading of guided views."""
     background: BackgroundConfig = dataclasses.field(default_factory=BackgroundConfig)
     """What lies behind the object."""
-    normal_weight_threshold: float = 0.01
+    normal_weight_threshold: Share = 0.01
     """Share of a ray's light above which a sample's normal is computed in training."""
-    sds_loss_mult: float = 0.01
+    sds_loss_mult: NonNegative = 0.01
     """Weight of score distillation."""
-    recon_loss_mult: float = 10.0
+    recon_loss_mult: NonNegative = 10.0
     """Weight of reconstruction: the mean absolute difference from the colours of pseudo views."""
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     """Weights of the regularisers."""

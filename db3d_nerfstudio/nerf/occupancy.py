@@ -17,6 +17,8 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from db3d_nerfstudio.ranges import Count, NonNegative, Share
+
 __all__ = ["OccupancySampler", "OccupancySamplerConfig", "Samples", "intersect_sphere"]
 
 RADIUS = 1.0
@@ -92,15 +94,15 @@ class OccupancySamplerConfig(InstantiateConfig):
     """Empty-space skipping."""
 
     _target: type = field(default_factory=lambda: OccupancySampler)
-    num_samples: int = 64
+    num_samples: Count = 64
     """Samples along a diameter of the scene; the step between samples is the diameter over this."""
-    resolution: int = 48
+    resolution: Count = 48
     """Edge length of the occupancy grid in cells."""
-    threshold: float = 0.02
+    threshold: NonNegative = 0.02
     """Opacity of one step above which a cell is occupied, or the mean over all cells if that is less."""
-    decay: float = 0.9
+    decay: Share = 0.9
     """Share of a cell's remembered density that is left after each update."""
-    update_every: int = 16
+    update_every: Count = 16
     """Steps between updates."""
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from db3d_nerfstudio.ranges import NonNegative, Positive, Share
+
 __all__ = ["Shading", "ShadingConfig", "Surface", "draw_shading", "sample_light", "shade"]
 
 
@@ -31,19 +33,19 @@ class Shading(IntEnum):
 class ShadingConfig:
     """Shading of guided views. Reconstruction and evaluation use the albedo."""
 
-    warmup: float = 0.2
+    warmup: Share = 0.2
     """Fraction of a phase during which views show only the albedo."""
-    lambertian_prob: float = 0.75
+    lambertian_prob: Share = 0.75
     """Share of views that are lit after the warm-up."""
-    textureless_prob: float = 0.5
+    textureless_prob: Share = 0.5
     """Share of the lit views that are textureless."""
-    ambient: float = 0.1
+    ambient: NonNegative = 0.1
     """Ambient light."""
-    diffuse: float = 0.9
+    diffuse: NonNegative = 0.9
     """Intensity of the point light on a surface that faces it."""
-    light_distance: tuple[float, float] = (0.8, 1.5)
+    light_distance: tuple[Positive, Positive] = (0.8, 1.5)
     """Distances of the point light from the origin, scene units."""
-    light_jitter: float = 1.0
+    light_jitter: NonNegative = 1.0
     """Standard deviation of the light's direction around the camera, scene units at the camera's distance."""
 
 

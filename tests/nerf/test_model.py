@@ -1,5 +1,7 @@
 """The model: what it renders, which loss each batch gets, and that every knob turns something."""
 
+import dataclasses
+
 import pytest
 import torch
 from nerfstudio.cameras.rays import RayBundle
@@ -11,6 +13,7 @@ from db3d_nerfstudio.cameras import image_rays, orbit_cameras
 from db3d_nerfstudio.diffusion.sds import SDSConfig
 from db3d_nerfstudio.nerf.background import BackgroundConfig
 from db3d_nerfstudio.nerf.model import MAX_EMPTY_RENDERS
+from db3d_nerfstudio.nerf.occupancy import Samples
 
 # Rendering.
 
@@ -265,10 +268,15 @@ def test_the_occupancy_callback_is_a_function_of_the_step():
     assert int(model.sampler.updates) == 3
 
 
-def test_metrics_say_how_much_is_rendered():
+def test_metrics_by_hand():
+    """A grey picture beside one that is brighter by a tenth: -10 log10(0.1^2) = 20 dB; three samples on two rays."""
     model, (rays, _) = build(), guided_batch()
-    outputs = model(rays)
-    metrics = model.get_metrics_dict(outputs, pixels(rays))
-    assert metrics["samples_per_ray"].item() == pytest.approx(len(outputs["render"].samples.rays) / len(rays))
-    expected = -10 * (outputs["rgb"] - 0.25).square().mean().log10()
-    torch.testing.assert_close(metrics["psnr"], expected.detach())
+    samples = Samples(torch.tensor([0, 0, 1]), torch.zeros(3), torch.ones(3), 2)
+    render = dataclasses.replace(model(rays)["render"], samples=samples)
+    outputs = {"rgb": torch.full((2, 3), 0.5), "accumulation": torch.tensor([[1.0], [0.5]]), "render": render}
+    metrics = model.get_metrics_dict(outputs, {"image": torch.full((2, 3), 0.6)})
+    assert {name: round(value.item(), 3) for name, value in metrics.items()} == {
+        "accumulation": 0.75,
+        "samples_per_ray": 1.5,
+        "psnr": 20.0,
+    }
