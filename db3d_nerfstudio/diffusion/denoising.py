@@ -14,12 +14,12 @@ from db3d_nerfstudio.guides.base import DiffusionGuide
 
 
 class NoiseLevels(NamedTuple):
-    """At how much noise a guide is examined, and how often."""
+    """The noise levels at which errors are measured, and the number of draws at each."""
 
     fractions: tuple[float, ...]
-    """Of the noise schedule."""
+    """Fractions of the noise schedule."""
     draws: int
-    """Noises of which the error at each fraction is the mean."""
+    """Number of noise samples that the error at each fraction is averaged over."""
 
 
 @torch.no_grad()

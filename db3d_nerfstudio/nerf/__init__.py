@@ -1,4 +1,4 @@
-"""What is rendered: the field, where rays are sampled, light, losses, and the model that joins them."""
+"""The NeRF: the field, sampling of rays, light, losses, and the model that joins them."""
 
 from db3d_nerfstudio.nerf.background import BackgroundConfig as BackgroundConfig
 from db3d_nerfstudio.nerf.field import GridField as GridField

@@ -1,8 +1,8 @@
-"""What lies behind the object: a colour, random colours under guidance, or a network of the direction alone.
+"""The background of the object: a colour, random colours under guidance, or a network of the direction alone.
 
-Photos have rooms behind their subject, and a guide that was tuned on them asks for one. Where nothing but matter can
-answer, it becomes fog; so threestudio and stable-dreamfusion learn a background beside random colours. It is no matter:
-it is in front of nothing, and neither the renderer nor an exporter looks at it.
+Photos have rooms behind their subject, and a guide that was tuned on them draws one. If only matter can show it, it
+becomes fog; so threestudio and stable-dreamfusion learn a background besides random colours. The background is not part
+of the scene, and is not rendered or exported outside of guidance.
 """
 
 from dataclasses import dataclass, field
@@ -24,22 +24,22 @@ __all__ = ["Background", "BackgroundConfig"]
 
 @dataclass
 class BackgroundConfig(InstantiateConfig):
-    """What lies behind the object."""
+    """The background of the object."""
 
     _target: type = field(default_factory=lambda: Background)
     color: tuple[Share, Share, Share] = (1.0, 1.0, 1.0)
-    """Red, green and blue in [0, 1] outside of guidance, and in guided views that are given nothing else."""
+    """Red, green and blue in [0, 1], outside of guidance and in guided views without another background."""
     random_prob: Share = 1.0
-    """Share of guided views that are put in front of a random colour."""
+    """Share of guided views in front of a random colour."""
     learned_prob: Share = 0.0
-    """Share of guided views that are put in front of a learned background instead, where photos have one; about half,
-    since the object need not end where the background goes on. 0 learns none."""
+    """Share of guided views in front of a learned background instead; 0 is off. Use about half if the photos have
+    backgrounds: with more, nothing separates the object from its background."""
     hidden_width: Count = 32
-    """Width of the hidden layer of the network that is the learned background."""
+    """Width of the hidden layer of the learned background's network."""
 
 
 class Background(nn.Module):
-    """Draws what guided views are put in front of."""
+    """Draws the backgrounds of guided views."""
 
     def __init__(self, config: BackgroundConfig, colors: int) -> None:
         """Args: `colors` is the number of a colour's channels."""
@@ -66,11 +66,11 @@ class Background(nn.Module):
         return torch.tensor(self.config.color, device=device)
 
     def learned(self, directions: Float[Tensor, "*n 3"], colors: Colors) -> Float[Tensor, "*n c"]:
-        """What the network shows in these directions."""
+        """The learned colours in these directions."""
         return colors.activate(self.network(self.encoding(F.normalize(directions, dim=-1))))
 
     def draw(self, directions: Float[Tensor, "b n 3"], colors: Colors) -> Float[Tensor, "b m c"]:
-        """What lies behind each of b guided views, in the sense of `colors`; m is 1 where all are plain."""
+        """The backgrounds of b guided views in the colours of `colors`; m is 1 if all are plain."""
         device, drawn = directions.device, torch.rand(len(directions), 1, 1)
         random = (drawn < self.config.random_prob).to(device)
         plain = torch.where(random, torch.rand(len(directions), 1, 3).to(device), self.color(device))

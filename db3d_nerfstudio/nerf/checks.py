@@ -1,4 +1,4 @@
-"""A NeRF that training has destroyed ends the run at once, before a checkpoint of it takes the place of a good one."""
+"""Checks that end a run whose NeRF has diverged, before a checkpoint of it replaces a good one."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ EMPTY = 0.1
 
 @torch.no_grad()
 def check_finite(parameters: Iterable[Parameter]) -> None:
-    """Raise if a parameter is infinite or not a number; to be called after the optimizers have moved."""
+    """Raise if a parameter is infinite or not a number; call it after the optimizers have stepped."""
     if not torch.stack([parameter.sum() for parameter in parameters]).isfinite().all():
         raise DivergedError(
             "the NeRF's weights are not finite after this step: lower --optimizers.encodings.optimizer.lr and "
@@ -26,7 +26,7 @@ def check_finite(parameters: Iterable[Parameter]) -> None:
 
 @torch.no_grad()
 def check_not_empty(render: Render) -> None:
-    """Raise if no ray of a training view meets matter: nothing is left that could grow again."""
+    """Raise if no ray of a training view meets matter, as an empty NeRF cannot recover."""
     if render.accumulation.max() < EMPTY:
         raise DivergedError(
             f"the NeRF is empty: no ray of this view is {EMPTY:.0%} opaque. Lower --pipeline.model.losses.opacity, or "

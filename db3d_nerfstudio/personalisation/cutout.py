@@ -1,8 +1,8 @@
-"""`db3d photos`: the subject cut out of its photos, so that neither guide nor NeRF learns what was around it.
+"""`db3d photos`: cut the subject out of its photos, so that neither guide nor NeRF learns its surroundings.
 
-A photo that is transparent somewhere is taken as it is. Of others a network finds the subject: one of rembg's, or a
-CLIPSeg model (Lüddecke and Ecker 2022, arXiv 2112.10003), which is asked for the class noun. Masks are kept; a sheet
-shows what was cut, and `--whole` takes a photo back.
+Photos with transparency are used as they are. In others a network finds the subject: one of rembg's, or a CLIPSeg model
+(Lüddecke and Ecker 2022, arXiv 2112.10003) that searches for the class noun. Masks are kept. A sheet shows what was
+cut, and `--whole` restores a photo.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _LEAST, _MOST = 0.01, 0.95
 
 @dataclass
 class PhotosConfig:
-    """Cut the subject out of photos, and show what was cut."""
+    """Cut the subject out of photos, and draw a sheet of what was cut."""
 
     photos: Annotated[Path, tyro.conf.Positional]
     """Folder of photos."""
     output: Path | None = None
-    """Folder of the cut-outs; unset, that of the photos with "-cut-out" after its name."""
+    """Folder for the cut-outs; by default the name of the photos' folder with "-cut-out" appended."""
     model: str = "isnet-general-use"
     """One of rembg's models, or a CLIPSeg model: a hub id such as CIDAS/clipseg-rd64-refined, or a local folder."""
     noun: str = ""
-    """What a CLIPSeg model looks for, best the class noun: dog."""
+    """What a CLIPSeg model searches for; best, the class noun, such as dog."""
     whole: tuple[str, ...] = ()
-    """Names of photos that are not to be cut."""
+    """Names of photos to leave whole."""
 
 
 def main(config: PhotosConfig) -> None:
@@ -56,7 +56,7 @@ def main(config: PhotosConfig) -> None:
     folder = config.photos.expanduser().absolute()
     output = folder.with_name(f"{folder.name}-cut-out") if config.output is None else config.output.expanduser()
     sheet = cut_out(folder, output.absolute(), config)
-    announce(f"Look at {sheet}. A photo that is cut wrongly stays whole with --whole NAME")
+    announce(f"Look at {sheet}. To leave a photo whole, add --whole NAME")
     announce(f"Train with --data {output.absolute()} --pipeline.phases.dreambooth.masked-loss True")
 
 
@@ -64,8 +64,8 @@ def cut_out(folder: Path, output: Path, config: PhotosConfig) -> Path:
     """The cut-outs of a folder's photos in the folder `output`; returns the sheet, a file beside it.
 
     Raises:
-        UserError: A name in `whole` is not a photo's, nothing or everything is found in a photo, or the model or its
-            package is not there.
+        UserError: no photo has a name in `whole`, nothing or everything is found in a photo, or the model or its
+            package is missing.
     """
     paths = photo_paths(folder)
     unknown = set(config.whole) - {path.name for path in paths}
@@ -91,7 +91,7 @@ def cut_out(folder: Path, output: Path, config: PhotosConfig) -> Path:
 
 
 def output_names(paths: list[Path]) -> list[str]:
-    """Names of PNG files for photos, which keep their stems, and so the sides that these name, where they differ."""
+    """Names of PNG files for photos; they keep the stems, and so the sides in them, if these differ."""
     stems = [path.stem for path in paths]
     return [f"{path.stem if stems.count(path.stem) == 1 else path.name}.png" for path in paths]
 
@@ -112,7 +112,7 @@ def _mask(path: Path, photo: Image.Image, cache: Path, segment: _Lazy) -> Image.
 
 
 def _on(photo: Image.Image, colour: tuple[int, int, int] | None) -> Image.Image:
-    """A thumbnail of a photo as it was, or in front of a colour that no subject has."""
+    """A thumbnail of the original photo, or of the cut-out in front of a rare colour."""
     if colour is None:
         seen = photo.convert("RGB")
     else:
@@ -160,18 +160,18 @@ def rembg_model(name: str) -> Segmenter:
         session = new_session(name)
     except ValueError as error:
         raise UserError(
-            f"rembg has no model {name} ({error}): choose u2net, isnet-general-use or birefnet-general"
+            f"rembg has no model {name} ({error}): use u2net, isnet-general-use or birefnet-general"
         ) from None
     return lambda photo: remove(photo, session=session, only_mask=True)
 
 
 def clipseg(model: str, noun: str) -> Segmenter:
-    """A network that finds what a word names."""
+    """A network that segments what a word names."""
     import torch
     from transformers import AutoProcessor, CLIPSegForImageSegmentation
 
     if not noun:
-        raise UserError(f"{model} finds what a word names: set --noun to the class noun, such as dog")
+        raise UserError(f"{model} needs a word to search for: set --noun to the class noun, such as dog")
     try:
         processor = AutoProcessor.from_pretrained(model)
         network = CLIPSegForImageSegmentation.from_pretrained(model).eval()
