@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -84,6 +85,13 @@ class GaussianGuide(DiffusionGuide):
     @torch.no_grad()
     def load(self, path: Path | None) -> None:
         self.shift.copy_(torch.zeros(()) if path is None else load_file(path / "shift.safetensors")["shift"])
+
+    @contextmanager
+    def untuned(self) -> Iterator[None]:
+        shift = self.shift.detach().clone()
+        self.load(None)
+        yield
+        self.shift.data.copy_(shift)
 
     def fingerprint(self) -> str:
         return digest([("shift", self.shift)])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,7 @@ from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_n
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.errors import DivergedError
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.words import drop_identifier
 
 MAX_SKIPPED = 10
 """How many steps in a row are skipped because the guide's answer is not finite, before the run ends."""
@@ -43,6 +45,9 @@ class SDSConfig:
 
     Best with interpolated prompts. It doubles the guide's evaluations per step, from two to four.
     """
+    gradient: Literal["sds", "contrast"] = "sds"
+    """What moves the rendering: the guided noise estimate minus the noise; or, without guidance, the tuned model's
+    estimate minus its base model's for the prompt without identifier (`contrast_loss_of_z`), with adapters only."""
     t_range_start: tuple[float, float] = (0.02, 0.98)
     """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
     t_range_end: tuple[float, float] = (0.02, 0.5)
@@ -63,6 +68,9 @@ class Distillation:
     def __init__(self, config: SDSConfig, prompt: str, load_guide: Callable[[], DiffusionGuide]) -> None:
         self.config, self.prompt, self._load_guide = config, prompt, load_guide
         self.context, self.bank = nullcontext, None
+        self.identifier = ""
+        """The word in the prompt that the base model does not know."""
+        self._base_bank: PromptBank | None = None
         self._skipped = 0
 
     @cached_property
@@ -82,6 +90,10 @@ class Distillation:
         self.bank = PromptBank(
             self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
         )
+        if config.gradient == "contrast":
+            prompt = drop_identifier(self.prompt, self.identifier) if self.identifier else self.prompt
+            with self.guide.untuned():
+                self._base_bank = PromptBank(self.guide, prompt, interpolate=config.interpolate_prompts)
 
     def loss(
         self,
@@ -108,11 +120,14 @@ class Distillation:
             z, conditioning = encode(self.guide, image), self.bank(views)
             t = sample_timesteps(len(z), t_range, len(self.guide.alphas_cumprod), device=self.guide.device)
             try:
-                loss = sds_loss_of_z(self.guide, z, conditioning, t, config).to(image.device)
+                if config.gradient == "contrast":
+                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t)
+                else:
+                    loss = sds_loss_of_z(self.guide, z, conditioning, t, config)
             except NonFiniteNoiseError as error:
                 return self._skip(image, error)
         self._skipped = 0
-        return loss
+        return loss.to(image.device)
 
     def _skip(self, image: Float[Tensor, "b c h w"], error: NonFiniteNoiseError) -> Float[Tensor, ""]:
         self._skipped += 1
@@ -156,7 +171,37 @@ def sds_loss_of_z(
         eps_hat = guided_noise(guide, z_t, t, conditioning, scale, config.guidance_rescale)
         gradient = (1 - guide.alphas_cumprod[t])[:, None, None, None] * (eps_hat - eps)
         _check_finite(gradient, eps_hat, t, scale)
-        target = z - gradient
+    return _with_gradient(z, gradient)
+
+
+def contrast_loss_of_z(
+    guide: DiffusionGuide,
+    z: Float[Tensor, "b c h w"],
+    text: Float[Tensor, "b n d"],
+    base_text: Float[Tensor, "b n d"],
+    t: Int[Tensor, " b"],
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, ""]:
+    """A scalar whose gradient with respect to `z` is what tuning has added to the model,
+
+        mean over b of  w(t) (eps_tuned(z_t; text, t) - eps_base(z_t; base_text, t)),    w(t) = 1 - alphas_cumprod[t],
+
+    the personalised gradient of TextureDreamer (Yeh et al. 2024, arXiv 2401.09416) with the same network, untuned, as
+    its base. Both estimates are of the same noise, so that most of it cancels without guidance.
+    """
+    with torch.no_grad():
+        z_t = add_noise(guide, z, t, standard_noise(z.shape, z.device, generator))
+        tuned = guide.predict_noise(z_t, t, text)
+        with guide.untuned():
+            base = guide.predict_noise(z_t, t, base_text)
+        gradient = (1 - guide.alphas_cumprod[t])[:, None, None, None] * (tuned - base)
+        _check_finite(gradient, tuned + base, t, 1.0)
+    return _with_gradient(z, gradient)
+
+
+def _with_gradient(z: Float[Tensor, "b c h w"], gradient: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
+    """Half the squared norm of the gradient as a function of z that has it, as a mean over b."""
+    target = (z - gradient).detach()
     return 0.5 * (z - target).square().sum() / len(z)
 
 

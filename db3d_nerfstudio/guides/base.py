@@ -42,6 +42,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -52,6 +53,8 @@ from jaxtyping import Float, Int
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 from torch.nn import Parameter
+
+from db3d_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin
@@ -145,6 +148,14 @@ class DiffusionGuide(abc.ABC):
     @abc.abstractmethod
     def load(self, path: Path | None) -> None:
         """Load what `save` wrote in place of the present weights; None restores the base model exactly."""
+
+    def untuned(self) -> AbstractContextManager[None]:
+        """Within it, the guide answers as its base model, whatever is loaded.
+
+        Raises:
+            UserError: What DreamBooth moves cannot be switched off.
+        """
+        raise UserError("This guide's tuning cannot be switched off: set --pipeline.model.sds.gradient sds")
 
     @abc.abstractmethod
     def fingerprint(self) -> str:

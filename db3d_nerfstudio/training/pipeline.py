@@ -92,6 +92,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
         loop = cast(TrainingLoop, training_callback_attributes.trainer)
         self.context = self._make_context(loop)
         self.model.distillation.context = self.context.unlocked
+        self.model.distillation.identifier = self.config.phases.identifier
         self.viewer_panel.follow(self.context)
         runner = PhaseRunner(self.config.phases, self.context)
         before, after, at_end = (

@@ -144,6 +144,10 @@ class PhaseRunner:
 
     def _check_guide(self) -> None:
         """Load the guide and embed every prompt, so that a wrong path or an unknown word ends the run at once."""
+        sds = self.context.model.config.sds
+        if sds.gradient == "contrast":
+            with self.context.guide.untuned():
+                pass  # Whether it can be is known now, and needed after a fine-tuning.
         prompts = [self.context.model.config.prompt]
         if self.config.needs_photos:
             subject = self.fine_tunes.subject

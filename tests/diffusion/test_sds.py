@@ -15,6 +15,7 @@ from db3d_nerfstudio.diffusion.sds import (
     Distillation,
     SDSConfig,
     annealed_t_range,
+    contrast_loss_of_z,
     sample_timesteps,
     sds_loss,
     sds_loss_of_z,
@@ -44,6 +45,40 @@ def test_gradient_is_the_equation(scale: float) -> None:
     mean = s * 0.7  # uncond is 0: guidance moves the mean to 0 + s (0.7 - 0)
     eps_hat = (1 - abar).sqrt() * (z_t - abar.sqrt() * mean) / (abar * 0.2**2 + 1 - abar)
     torch.testing.assert_close(rgb.grad, (1 - abar) * (eps_hat - eps) * scale / len(rgb))
+
+
+def test_contrast_is_what_tuning_has_added() -> None:
+    """mean over b of (1 - abar) (eps_tuned - eps_base), closed form of both; what z shows and the noise drop out."""
+    guide = GaussianGuideConfig(mean=0.7, means={"a dog": 0.4}, std=0.2).setup()
+    guide.shift.data.fill_(0.1)
+    z, _ = inputs(guide)
+    t = torch.tensor([100, 700])
+    text, base = guide.embed(["a sks dog"] * 2), guide.embed(["a dog"] * 2)
+    contrast_loss_of_z(guide, z, text, base, t).backward()
+    abar = guide.alphas_cumprod[t][:, None, None, None]
+    added = -((1 - abar) * abar).sqrt() * (0.7 + 0.1 - 0.4) / (abar * 0.2**2 + 1 - abar)
+    torch.testing.assert_close(z.grad, ((1 - abar) * added / 2).expand_as(z))
+    assert guide.shift == 0.1, "the tuning is back"
+
+
+def test_contrast_asks_the_base_model_without_the_identifier() -> None:
+    guide = GaussianGuideConfig(mean=0.7).setup()
+    asked, embed = [], guide.embed
+    guide.embed = lambda prompts: asked.append((guide.shift.item(), prompts)) or embed(prompts)
+    guide.shift.data.fill_(0.5)
+    contrast = Distillation(SDSConfig(gradient="contrast"), "a sks dog", lambda: guide)
+    contrast.identifier = "sks"
+    views = orbit_cameras(2, 10.0, 3.0, 40.0, 8)[1]
+    image = torch.rand(2, 3, 8, 8, requires_grad=True)
+    contrast.loss(image, views, 0.5, lambda guide, image: image).backward()
+    (tuned, with_word), (base, without) = asked
+    assert (tuned, base) == (0.5, 0.0) and "a sks dog, front view" in with_word and "a dog, front view" in without
+    assert (image.grad < 0).all(), "towards the shift"
+    contrast.config.guidance_scale = 100.0
+    before, image.grad = image.grad, None
+    torch.manual_seed(0)
+    contrast.loss(image, views, 0.5, lambda guide, image: image).backward()
+    assert image.grad.abs().max() < 10 * before.abs().max(), "no guidance scales it"
 
 
 def test_an_image_is_graded_as_its_z() -> None:

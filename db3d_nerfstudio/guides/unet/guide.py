@@ -14,7 +14,7 @@ Attention is PyTorch's scaled_dot_product_attention, diffusers' default, which n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,9 @@ class DiffusersGuide(DiffusionGuide):
         if path is not None:
             check_base(path, self.config, self.unet)
         self._tuning.load(path)
+
+    def untuned(self) -> AbstractContextManager[None]:
+        return self._tuning.switched_off()
 
     def fingerprint(self) -> str:
         if self.config.moves_text:

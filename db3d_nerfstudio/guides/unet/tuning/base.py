@@ -1,9 +1,12 @@
 """The interface of every way of tuning."""
 
 import abc
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from torch import nn
+
+from db3d_nerfstudio.errors import UserError
 
 
 class Tuning(abc.ABC):
@@ -21,6 +24,13 @@ class Tuning(abc.ABC):
     @abc.abstractmethod
     def load(self, path: Path | None) -> None:
         """Overwrite what is trained, in place, with what `save` wrote or, for None, with its initial values."""
+
+    def switched_off(self) -> AbstractContextManager[None]:
+        """Within it, the networks are those of the base model."""
+        raise UserError(
+            "The contrast gradient needs tuning that can be switched off: set --pipeline.model.guide.tuning lora, "
+            "or --pipeline.model.sds.gradient sds"
+        )
 
 
 def check_saved(path: Path, names: list[str]) -> None:

@@ -7,6 +7,8 @@ a reader assumes alpha = rank, and the adapter loads with the wrong strength.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -49,6 +51,16 @@ class LoraTuning(Tuning):
         else:
             check_saved(path, [ADAPTER_FILE])
             load_adapters(self.modules, path)
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        for module in self.modules.values():
+            module.disable_adapters()
+        try:
+            yield
+        finally:
+            for module in self.modules.values():
+                module.enable_adapters()
 
 
 def lora_layers(name: str, module: nn.Module, targets: tuple[str, ...] | None) -> list[nn.Module]:
