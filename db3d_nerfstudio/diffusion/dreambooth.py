@@ -247,8 +247,7 @@ class _Update:
         return self._optimizer.param_groups[0]["lr"]
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
-        """Leave the loss's gradient in the parameters."""
-        self._optimizer.zero_grad()
+        """Leave the loss's gradient in the parameters, which have none."""
         self._scaler.scale(loss).backward()
         self._scaler.unscale_(self._optimizer)
 
@@ -261,14 +260,14 @@ class _Update:
         torch.nn.utils.clip_grad_norm_(self._parameters, self._max_norm)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._optimizer.zero_grad()  # Now: the next forward pass needs their memory.
         if self._average is not None:
             self._average.step(self._parameters)
 
     def finish(self) -> None:
-        """Put the mean of the weights in place, if there is one, and delete the gradients."""
+        """Put the mean of the weights in place, if there is one."""
         if self._average is not None:
             self._average.copy_to(self._parameters)
-        self._optimizer.zero_grad()
 
 
 def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: DreamBoothConfig) -> torch.optim.Optimizer:

@@ -62,4 +62,4 @@ def class_images(
     path = workspace.once("class_images", recipe, make, stale="replace")
     files = [path / f"{i:04d}.png" for i in range(len(prompts))]
     images = torch.stack([to_tensor(Image.open(file).convert("RGB")) for file in files])
-    return Prior(images.to(guide.device), prompts)
+    return Prior(images, prompts)

@@ -92,6 +92,8 @@ class DiffusionGuide(abc.ABC):
     """A learning rate for DreamBooth that suits `parameters()`; whole networks and adapters differ widely."""
     tells_sides: bool = False
     """Whether prompts may name all of `prompts.DIRECTIONS`, the left side and the right; else front, side and back."""
+    needs_gpu: bool = False
+    """Whether the model is so large that on a CPU a run takes days."""
     can_forget: bool = True
     """Whether training `parameters()` can change the images of other prompts, so that DreamBooth needs a prior."""
 

@@ -7,60 +7,21 @@ from __future__ import annotations
 
 import resource
 import time
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.base import DiffusionGuide
-from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
+from db3d_nerfstudio.guides.unet.skeleton import SHAPES, Shapes, skeleton
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
 
-class RandomStableDiffusion(StableDiffusionGuide):
-    """Stable Diffusion 1.5's UNet and VAE with random weights; no words."""
-
-    unet_config: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
-    vae_config: dict[str, Any] = {
-        "block_out_channels": (128, 256, 512, 512),
-        "layers_per_block": 2,
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "latent_channels": 4,
-    }
-
-    def _read(self, part: type, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-
-        if part is DDPMScheduler:
-            return part(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-        config = {UNet2DConditionModel: self.unet_config, AutoencoderKL: self.vae_config}[part]
-        with torch.device("meta"):  # Drawing the weights once is enough.
-            module = part(**config)
-        module = module.to(dtype).to_empty(device=self.device)
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.02)
-        return module
-
-    def _read_tokenizer(self, folder: str) -> None:
-        return None
-
-    def _read_text_encoders(self) -> dict[str, torch.nn.Module]:
-        return {}
-
-    def _announce_memory(self, free: int) -> None:
-        """The benchmark measures it."""
-
-    def embed(self, prompts: list[str]) -> Tensor:
-        return torch.randn(len(prompts), 77, self.unet.config.cross_attention_dim, device=self.device)
-
-
-def time_stable_diffusion(device: str, guide: type[StableDiffusionGuide] = RandomStableDiffusion) -> None:
+def time_stable_diffusion(device: str, shapes: Shapes = SHAPES["sd15"]) -> None:
     """Print seconds and peak memory of a step of distillation, a LoRA step on one image, and a translation of one."""
-    config = StableDiffusionGuideConfig(_target=guide, tuning="lora", gradient_checkpointing=True)
+    config = skeleton(StableDiffusionGuideConfig(tuning="lora", gradient_checkpointing=True), shapes)
     start = time.perf_counter(), time.process_time()
     model = config.setup(device=device)
     weights = sum(parameter.numel() for module in (model.unet, model.vae) for parameter in module.parameters())

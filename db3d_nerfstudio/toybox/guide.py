@@ -44,6 +44,7 @@ class ToyboxGuide(DiffusersGuide):
     """
 
     config: ToyboxGuideConfig
+    needs_gpu = False
     z_bound = 1.0
     learning_rates = {"full": 1e-4, "lora": 1e-3, "textual_inversion": 1e-2}
 

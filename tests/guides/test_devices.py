@@ -19,7 +19,6 @@ from db3d_nerfstudio.diffusion import sds
 from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
-from db3d_nerfstudio.guides.unet import deepfloyd, sdxl
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
@@ -83,8 +82,7 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
         patch.setattr(DiffusersGuide, "_read", read)
         patch.setattr(DiffusersGuide, "_read_tokenizer", lambda self, folder: SimpleNamespace())
         patch.setattr(DiffusersGuide, "_read_text_encoders", lambda self: {})
-        patch.setattr(sdxl, "read_config", lambda *args: {"force_zeros_for_empty_prompt": True})
-        patch.setattr(deepfloyd, "read_config", lambda *args: {})
+        patch.setattr(DiffusersGuide, "_read_config", lambda *args: {"force_zeros_for_empty_prompt": True})
         patch.setattr(sds, "_check_finite", lambda *args: None)  # A question that fake values cannot answer.
         guide = CONFIGS[family](dtype="bfloat16", device="meta", **settings).setup()
         patch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())

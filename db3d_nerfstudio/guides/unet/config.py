@@ -25,7 +25,8 @@ class DiffusersGuideConfig(DiffusionGuideConfig):
     train_text_encoder: bool = False
     """Train the text encoder too: more likeness, but it overfits sooner."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the UNet's forward pass; auto is bfloat16 on GPUs that have it, else float32.
+    """Precision of the UNet's forward pass; auto is bfloat16 on GPUs that have it, float16 on
+    older ones, float32 on a CPU.
 
     Weights that DreamBooth trains are kept in float32 in any case.
     """

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.source import read_config
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 
@@ -51,7 +50,7 @@ class DeepFloydGuide(DiffusersGuide):
         if config.train_text_encoder:
             raise UserError("The T5 of DeepFloyd IF is not trained: set train_text_encoder to False.")
         super().__init__(config, device)
-        self._schedule = read_config(DDPMScheduler, self.source, "scheduler")
+        self._schedule = self._read_config(DDPMScheduler, "scheduler")
         self.resolution = self.unet.config.sample_size
         self.z_shape = 3, self.resolution, self.resolution
 

@@ -5,7 +5,7 @@ differs it replaces
     `folders`, `_read_tokenizer`, `_text_encoder_classes`, `_text_dtype`     what is read
     `_check_words`, `_encode_text`                                           how prompts become text
     `_inputs`, `_conditions`                                                 what the UNet is given
-    `modules`, `_vae_source`, `_unpacked`                                    further networks, other sources
+    `modules`, `_unpacked`                                    further networks, other sources
 
 Networks are always in eval mode: none of those in use has dropout, and fine-tuning stays a function of its seed.
 Attention is PyTorch's scaled_dot_product_attention, diffusers' default, which needs no slicing.
@@ -23,12 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, digest
-from db3d_nerfstudio.guides.memory import GIB, check_fits, read_parts
 from db3d_nerfstudio.guides.record import check_base, write_record
-from db3d_nerfstudio.guides.source import check_source, read_part
+from db3d_nerfstudio.guides.source import check_source, read_config, read_part
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.tuning.prepare import prepare_tuning
 
@@ -37,6 +35,7 @@ class DiffusersGuide(DiffusionGuide):
     """A UNet conditioned on a CLIP text encoder, with adapters or whole weights that DreamBooth may move."""
 
     config: DiffusersGuideConfig
+    needs_gpu = True
     folders: tuple[str, ...] = ("unet", "text_encoder", "tokenizer", "scheduler")
     """What the model's folder must contain."""
     learning_rates: dict[str, float]
@@ -56,8 +55,6 @@ class DiffusersGuide(DiffusionGuide):
         self.learning_rate = self.learning_rates[config.tuning]
         self.source = check_source(self._unpacked(config.source), self.folders)
         self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
-        if self.device.type == "cuda":
-            self._announce_memory(torch.cuda.mem_get_info(self.device)[0])
         scheduler = self._read(DDPMScheduler, "scheduler")
         self.tokenizer = self._read_tokenizer("tokenizer")
         self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
@@ -89,6 +86,10 @@ class DiffusersGuide(DiffusionGuide):
             kwargs["variant"] = self.config.variant
         return read_part(part, self.source, folder, **kwargs)
 
+    def _read_config(self, part: type, folder: str) -> dict[str, Any]:
+        """The configuration of one part; of the pipeline where the folder has no name."""
+        return read_config(part, self.source, folder or None)
+
     def _read_tokenizer(self, folder: str):
         from transformers import AutoTokenizer
 
@@ -103,17 +104,6 @@ class DiffusersGuide(DiffusionGuide):
     def _read_text_encoders(self) -> dict[str, nn.Module]:
         classes = self._text_encoder_classes()
         return {name: self._read(part, name, dtype=self._text_dtype) for name, part in classes.items()}
-
-    def _announce_memory(self, free: int) -> None:
-        """Announce how much of the device's `free` bytes the guide needs, and what to change if it is too much."""
-        classes, vae = self._text_encoder_classes(), self._vae_source()
-        parts = read_parts(self.source, classes, self._text_dtype, vae)
-        needed, advice = check_fits(self.config, parts, self.dtype, free, self.device)
-        announce(advice or f"The guide needs about {needed} on {self.device}, {free / GIB:.1f} are free.")
-
-    def _vae_source(self) -> str | None:
-        """Folder or hub id of the VAE, if the guide has one."""
-        return None
 
     @property
     def text_encoder(self) -> nn.Module:
@@ -233,7 +223,10 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         raise UserError("CPUs lack most operations in float16: set the guide's dtype to float32 or bfloat16.")
     if name != "auto":
         return getattr(torch, name)
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    if device.type != "cuda":
+        return torch.float32
+    # PyTorch counts emulation as support, and cards before Ampere have neither bfloat16 nor convolutions of it.
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def resize(rgb: Float[Tensor, "b 3 h w"], resolution: int) -> Float[Tensor, "b 3 h2 w2"]:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.source import read_config
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class SDXLGuide(StableDiffusionGuide):
         super().__init__(config, device)
         self.tokenizer_2 = self._read_tokenizer("tokenizer_2")
         # SDXL was trained with zeros in place of captions that were dropped; its pipeline's configuration says so.
-        pipeline = read_config(StableDiffusionXLPipeline, self.source)
+        pipeline = self._read_config(StableDiffusionXLPipeline, "")
         self._empty_is_zero = pipeline["force_zeros_for_empty_prompt"]
         sizes = 6 * self.unet.config.addition_time_embed_dim
         self._pooled_dim = self.unet.config.projection_class_embeddings_input_dim - sizes

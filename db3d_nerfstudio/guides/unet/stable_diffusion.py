@@ -51,10 +51,11 @@ class StableDiffusionGuide(DiffusersGuide):
         self.vae = self._read_vae()
         if self._vae_dtype == torch.float16 and self.vae.config.force_upcast:
             raise UserError(
-                f"The VAE of {config.vae or self.source} overflows in float16: set vae_dtype to bfloat16 or float32, "
-                "or vae to one made for it (for SDXL, madebyollin/sdxl-vae-fp16-fix)."
+                f"The VAE of {config.vae or self.source} may overflow in float16, or does not claim otherwise: set "
+                "vae_dtype to bfloat16 or float32, or vae to one made for float16 (madebyollin/sdxl-vae-fp16-fix)."
             )
         self.vae.eval().requires_grad_(False).to(self.device)
+        self.vae.enable_slicing()  # Image by image: a batch at once needs more memory than all the rest.
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         side = self.unet.config.sample_size
@@ -73,9 +74,6 @@ class StableDiffusionGuide(DiffusersGuide):
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
-
-    def _vae_source(self) -> str:
-        return self.config.vae or self.source
 
     def _read_vae(self) -> nn.Module:
         from diffusers import AutoencoderKL

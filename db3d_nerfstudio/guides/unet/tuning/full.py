@@ -18,6 +18,7 @@ class FullTuning(Tuning):
         self.modules, self._read_base = modules, read_base
         for module in modules.values():
             module.requires_grad_(True)
+        self._loaded = self._versions(None)
 
     def save(self, path: Path) -> None:
         for name, module in self.modules.items():
@@ -26,6 +27,8 @@ class FullTuning(Tuning):
     def load(self, path: Path | None) -> None:
         if path is not None:
             check_saved(path, list(self.modules))
+        if self._loaded == self._versions(path):
+            return  # Gigabytes need not be read again.
         for name, module in self.modules.items():
             if path is None:
                 saved = self._read_base(type(module), name, dtype=torch.float32)
@@ -37,3 +40,10 @@ class FullTuning(Tuning):
                     f"{path}/{name} has another architecture: set the guide's model to the one it was tuned from."
                 )
             module.load_state_dict(theirs)
+        self._loaded = self._versions(path)
+
+    def _versions(self, path: Path | None) -> tuple[list[tuple[int, int]], list[int]]:
+        """Which files are meant, wherever they are moved to, and how often each parameter was written to."""
+        files = [] if path is None else [file.stat() for name in self.modules for file in (path / name).iterdir()]
+        written = [parameter._version for module in self.modules.values() for parameter in module.parameters()]
+        return sorted((file.st_ino, file.st_mtime_ns) for file in files), written

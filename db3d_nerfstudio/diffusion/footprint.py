@@ -1,0 +1,204 @@
+"""What a guide takes of a GPU's memory, counted task by task on fake tensors before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss, needs_prior
+from db3d_nerfstudio.diffusion.guidance import Conditioning, PerpNeg, guided_noise
+from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.counting import DEVICE, GIB, Backward, Memory, fake_cuda
+from db3d_nerfstudio.guides.unet.skeleton import Shapes, skeleton
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+    from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+
+RESERVE = round(1.2 * GIB)
+"""Bytes that no tensor holds: the CUDA context, workspaces of cuDNN, gaps between blocks."""
+SUGGESTIONS: tuple[tuple[str, object], ...] = (
+    ("gradient_checkpointing", True),
+    ("tuning", "lora"),
+    ("dtype", "bfloat16"),
+    ("text_encoder_memory", "offload"),
+    ("vae_dtype", "bfloat16"),
+)
+"""What to change, the least harmful first, if a guide does not fit."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run asks of its guide."""
+
+    dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
+    tuned: bool = True
+    """Whether the guide is fine-tuned at all."""
+    views: int = 1
+    """Views in a step of score distillation."""
+    perp_neg: bool = False
+    """Whether guidance also avoids two other prompts for each view."""
+    chunk: int = 4
+    """Renders translated at a time."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes on the guide's device."""
+
+    weights: int
+    """Of all networks that stay there."""
+    training: int
+    """Gradients, the optimizer's moments and running means while DreamBooth tunes."""
+    kept: int
+    """Values that a step of DreamBooth keeps for its backward pass, half-precision copies of weights among them."""
+    tasks: dict[str, int]
+    """The peak of each task, everything included."""
+
+    @property
+    def peak(self) -> int:
+        """The worst moment, with a reserve for what no tensor holds."""
+        return max(self.tasks.values()) + RESERVE
+
+    def __str__(self) -> str:
+        worst = max(self.tasks, key=lambda task: self.tasks[task])
+        return f"{self.peak / GIB:.1f} GiB (weights {self.weights / GIB:.1f}, most for {worst})"
+
+
+def footprint(
+    config: DiffusersGuideConfig, dtype: torch.dtype, work: Work | None = None, shapes: Shapes | None = None
+) -> Footprint:
+    """The memory that the guide of a config takes for some work, computing in `dtype`.
+
+    Args:
+        shapes: The networks' arguments; None for those in the files of `config.source`.
+    """
+    work = Work() if work is None else work
+    config = replace(config, dtype=str(dtype).removeprefix("torch."), device=None)
+    with fake_cuda() as memory:
+        guide = skeleton(config, shapes).setup(device=DEVICE)
+        weights, tasks = memory.now, {}
+        tasks["reading prompts"] = _peak(memory, lambda: _text(guide))
+        tasks["translation"] = _peak(memory, lambda: _translate(guide, work.chunk))
+        tasks["score distillation"] = _distil(guide, work, memory)
+        training = kept = 0
+        if work.tuned:
+            if needs_prior(guide, work.dreambooth):
+                tasks["class images"] = _peak(memory, lambda: _draw(guide, BATCH_SIZE))
+            training, kept, tasks["fine-tuning"] = _tune(guide, work.dreambooth, memory)
+    return Footprint(weights, training, kept, tasks)
+
+
+def check_fits(
+    config: DiffusersGuideConfig, dtype: torch.dtype, free: int, work: Work, shapes: Shapes | None = None
+) -> str:
+    """A line on how much memory the guide needs; if that exceeds the `free` bytes, on what to change.
+
+    Raises:
+        UserError: If what is certain, tensors without a reserve, does not fit.
+    """
+    needed = footprint(config, dtype, work, shapes)
+    line = f"The guide needs about {needed} of the GPU's memory; {free / GIB:.1f} GiB are free."
+    if needed.peak <= free:
+        return line
+    line += f" {advice(config, dtype, free, work, shapes)}"
+    if needed.peak - RESERVE > free:
+        raise UserError(line)
+    return line
+
+
+def advice(
+    config: DiffusersGuideConfig, dtype: torch.dtype, free: int, work: Work, shapes: Shapes | None = None
+) -> str:
+    """The first settings, one more at a time, with which the guide would fit into `free` bytes."""
+    changes: list[str] = []
+    for name, value in SUGGESTIONS:
+        if getattr(config, name, value) == value or (name == "tuning" and config.tuning != "full"):
+            continue
+        if name == "dtype" and dtype != torch.float32:
+            continue
+        config = replace(config, **{name: value})
+        if name == "dtype":
+            dtype = torch.bfloat16
+        changes.append(f"--pipeline.model.guide.{name.replace('_', '-')} {value}")
+        needed = footprint(config, dtype, work, shapes)
+        if needed.peak <= free:
+            return f"Set {' '.join(changes)}: that takes {needed.peak / GIB:.1f} GiB."
+    return "Take a smaller model, or another device for it (--pipeline.model.guide.device cuda:1)."
+
+
+def _peak(memory: Memory, work: Callable[[], object]) -> int:
+    memory.restart()
+    work()
+    return memory.peak
+
+
+@torch.no_grad()
+def _text(guide: DiffusersGuide, num: int = 1) -> Tensor:
+    return guide.embed(["a"])[:1].expand(num, -1, -1)
+
+
+def _noise(guide: DiffusersGuide, num: int, avoided: int = 0) -> Tensor:
+    z = torch.empty(num, *guide.z_shape, device=DEVICE)
+    text, t = _text(guide, num), torch.zeros(num, dtype=torch.long, device=DEVICE)
+    away = PerpNeg(text[:, None].expand(-1, avoided, -1, -1), z.new_ones(num, avoided)) if avoided else None
+    with torch.no_grad():
+        return guided_noise(guide, z, t, Conditioning(text, text, away), 7.5)
+
+
+def _draw(guide: DiffusersGuide, num: int) -> None:
+    z = _noise(guide, num)
+    with torch.no_grad():
+        guide.decode(z)
+
+
+def _translate(guide: DiffusersGuide, num: int) -> None:
+    with torch.no_grad():
+        guide.encode(torch.empty(num, 3, guide.resolution, guide.resolution, device=DEVICE))
+    _draw(guide, num)
+
+
+def _distil(guide: DiffusersGuide, work: Work, memory: Memory) -> int:
+    """The peak of a step: the codec's values are kept while the network answers."""
+    rgb = torch.empty(work.views, 3, 64, 64, device=DEVICE, requires_grad=True)
+    backward = Backward(guide.modules().values())
+    memory.restart()
+    z = guide.encode(rgb)
+    encoded = memory.now
+    _noise(guide, work.views, 2 if work.perp_neg else 0)
+    del z
+    return max(memory.peak, encoded + backward.again)
+
+
+def _tune(guide: DiffusersGuide, config: DreamBoothConfig, memory: Memory) -> tuple[int, int, int]:
+    """One iteration: bytes of gradients, moments and means; of what the backward pass needs; and the peak."""
+    memory.restart()
+    before, parameters = memory.now, guide.parameters()
+    moment = torch.uint8 if config.optimizer == "adamw8bit" else torch.float32
+    held = [torch.empty_like(p, dtype=moment) for p in parameters for _ in range(2)]
+    if config.ema_decay is not None:
+        held += [torch.empty_like(p) for p in parameters]
+    gradients = sum(p.numel() * p.element_size() for p in parameters)
+    num = config.batch_size * (2 if needs_prior(guide, config) else 1)
+    z = torch.empty(num, *guide.z_shape, device=DEVICE)
+    t = torch.zeros(num, dtype=torch.long, device=DEVICE)
+    backward = Backward(guide.modules().values())
+    start = memory.now
+
+    def loss(z: Tensor) -> Tensor:
+        text = guide.embed(["a"]).expand(num, -1, -1)
+        batch = Batch(z, text, t, torch.empty_like(z), z[:, :1], config.batch_size)
+        return dreambooth_loss(guide, batch, config)
+
+    memory.restart()
+    kept, _ = backward.kept(lambda: loss(z))
+    # Values are freed while gradients come: of those two, the larger is there at once.
+    peak = max(memory.peak, start + max(kept, gradients) + backward.again)
+    training = start - before + gradients
+    del held
+    return training, kept, peak

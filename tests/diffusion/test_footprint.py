@@ -1,0 +1,109 @@
+"""The memory of the presets' guides is within what a card of 24 GB has, counted at the true widths of their models."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import tiny_stable_diffusion_folder
+
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_fits, footprint
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.counting import GIB
+from db3d_nerfstudio.guides.unet.skeleton import SHAPES, Shapes, skeleton
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+
+UNET, TEXT, VAE, LORA = 859_520_964, 123_060_480, 83_653_863, 797_184
+"""Parameters of Stable Diffusion 1.5, and of adapters of rank 4 on its attention layers."""
+SMALL: Shapes = {
+    "unet": {
+        "sample_size": 16,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "cross_attention_dim": 32,
+        "attention_head_dim": 8,
+    },
+    "vae": {**SHAPES["sd15"]["vae"], "block_out_channels": (32,) * 4},
+    "text_encoder": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
+}
+
+
+def small(work: Work | None = None, **settings: object) -> Footprint:
+    return footprint(StableDiffusionGuideConfig(**settings), torch.bfloat16, work, SMALL)
+
+
+@pytest.mark.slow
+def test_stable_diffusion_is_counted_to_the_parameter() -> None:
+    full = footprint(StableDiffusionGuideConfig(), torch.bfloat16, shapes=SHAPES["sd15"])
+    assert full.weights == pytest.approx(4 * (UNET + TEXT + VAE), rel=1e-3)
+    assert full.training == pytest.approx(12 * UNET, rel=1e-3)
+    assert full.kept / GIB == pytest.approx(6.2, abs=0.1), "an earlier count of the same network, by other means"
+    lora = footprint(StableDiffusionGuideConfig(tuning="lora"), torch.bfloat16, shapes=SHAPES["sd15"])
+    assert lora.training == pytest.approx(12 * LORA, rel=1e-2)
+    assert lora.weights == pytest.approx(2 * UNET + 4 * (TEXT + VAE + LORA), rel=1e-2)
+
+
+@pytest.mark.slow
+def test_every_choice_that_saves_or_costs_memory_is_counted() -> None:
+    base = small()
+    moments = base.training // 3 * 2
+    assert small(tuning="lora").training < base.training / 10
+    assert small(train_text_encoder=True).training > base.training
+    assert small(gradient_checkpointing=True).kept < base.kept / 2
+    assert small(text_encoder_memory="free").weights < base.weights
+    assert small(vae_dtype="bfloat16").weights < base.weights
+    eight_bits = small(Work(DreamBoothConfig(optimizer="adamw8bit")))
+    assert base.training - eight_bits.training == pytest.approx(moments * 3 / 4, rel=0.1)
+    averaged = small(Work(DreamBoothConfig(ema_decay=0.9)))
+    assert averaged.training - base.training == pytest.approx(moments / 2, rel=0.1)
+    assert small(Work(DreamBoothConfig(batch_size=8))).kept > 2 * base.kept
+    without_prior = small(Work(DreamBoothConfig(prior_loss_weight=0.0)))
+    assert without_prior.kept < base.kept and "class images" not in without_prior.tasks
+    assert small(Work(views=4)).tasks["score distillation"] > base.tasks["score distillation"]
+    assert small(Work(perp_neg=True)).tasks["score distillation"] >= base.tasks["score distillation"]
+    assert small(Work(chunk=16)).tasks["translation"] > base.tasks["translation"]
+    assert "fine-tuning" not in small(Work(tuned=False)).tasks
+    assert base.peak == max(base.tasks.values()) + RESERVE
+
+
+def test_pictures_are_decoded_one_by_one() -> None:
+    one, many = small(Work(chunk=1)), small(Work(chunk=8))
+    growth = many.tasks["translation"] - one.tasks["translation"]
+    picture = 128 * 128 * 32 * 4
+    assert growth < 7 * picture, "less than what a single layer of the VAE puts out for seven more pictures"
+
+
+def test_the_line_says_what_to_change() -> None:
+    config, work = StableDiffusionGuideConfig(), Work()
+    needed = small()
+    line = check_fits(config, torch.bfloat16, 80 * GIB, work, SMALL)
+    assert "The guide needs about" in line and "80.0 GiB are free" in line and "--" not in line
+    line = check_fits(config, torch.bfloat16, needed.peak - 1, work, SMALL)
+    assert "--pipeline.model.guide.gradient-checkpointing True" in line and "\n" not in line
+    with pytest.raises(UserError, match="smaller model"):
+        check_fits(config, torch.bfloat16, 2**20, work, SMALL)
+
+
+def test_shapes_come_from_a_models_configuration(tmp_path: Path) -> None:
+    config = StableDiffusionGuideConfig(model=str(tiny_stable_diffusion_folder(tmp_path)), tuning="lora", lora_rank=3)
+    guide = config.setup()
+    for weights in tmp_path.glob("*/*.safetensors"):
+        weights.unlink()
+    counted = skeleton(config).setup()
+    shapes = [p.shape for p in guide.parameters()]
+    assert [p.shape for p in counted.parameters()] == shapes
+    assert footprint(config, torch.float32).weights > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "bar"), [("sd15", 20.0), ("sdxl", 22.0), ("if", 22.0)])
+def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
+    from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sdxl
+
+    preset = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}[family].method.config.pipeline
+    work = Work.of(preset)
+    needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])
+    assert needed.peak / GIB < bar
