@@ -110,10 +110,9 @@ class Manifest:
 
 
 def _memory_mb() -> int:
-    """Peak memory of the GPU since the task began, if there is one; else the present memory of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() // 2**20
-    return psutil.Process().memory_info().rss // 2**20
+    """Peak memory on the GPU since the task began; of a run that uses none, the present memory of this process."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return (on_gpu or psutil.Process().memory_info().rss) // 2**20
 
 
 def _device(config: TrainerConfig) -> str:

@@ -22,6 +22,7 @@ from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.training import initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes
+from db3d_nerfstudio.training.machine import announce_memory
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
 from db3d_nerfstudio.training.tasks import ONE, ONLY, THREE, TWO, nerf_task, stage_line
 from db3d_nerfstudio.words import parse_subject, view_prompts
@@ -144,11 +145,13 @@ class PhaseRunner:
 
     def _check_guide(self) -> None:
         """Load the guide and embed every prompt, so that a wrong path or an unknown word ends the run at once."""
+        if self._entered is None:
+            announce_memory(self.context, self.config)
         sds = self.context.model.config.sds
         if sds.gradient == "contrast":
             with self.context.guide.untuned():
                 pass  # Whether it can be is known now, and needed after a fine-tuning.
-        prompts = [self.context.model.config.prompt]
+        prompts = [self.context.model.config.prompt, sds.negative_prompt]
         if self.config.needs_photos:
             subject = self.fine_tunes.subject
             prompts += [subject.class_prompt, *view_prompts(subject.instance_prompt).values()]

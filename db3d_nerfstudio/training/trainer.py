@@ -23,6 +23,7 @@ from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
 from db3d_nerfstudio.run.progress import shown
 from db3d_nerfstudio.training import start
+from db3d_nerfstudio.training.machine import check_precision, choose_device
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.viewer_panel import end_renders
 from db3d_nerfstudio.workspace import publish
@@ -70,6 +71,8 @@ class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
                 start.take_example(self.pipeline)
             start.check_input(self.pipeline)
             start.check_learning_rates(self.optimizers, self.pipeline.phases)
+            check_precision(self.mixed_precision, self.use_grad_scaler)
+            choose_device(self.machine, self.pipeline.model.guide, self.pipeline.phases)
             self.output_dir = self.output_dir.absolute()
             self.max_num_iterations = min(self.max_num_iterations, self.pipeline.phases.total_steps())
             if self.timestamp == "{timestamp}" and self.resume and not self.load_dir and not self.load_checkpoint:

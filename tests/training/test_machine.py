@@ -1,0 +1,92 @@
+"""What the machine has to offer is asked before anything is loaded, and answered in one line."""
+
+import pytest
+import torch
+from nerfstudio.configs.base_config import MachineConfig
+
+from db3d_nerfstudio.diffusion.footprint import Work
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.run import manifest
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.training import machine
+from db3d_nerfstudio.training.machine import AutoMachineConfig, announce_memory, check_precision, choose_device, work_of
+from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig
+from db3d_nerfstudio.training.runner import PhaseRunner
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
+
+
+def chosen(guide, config: MachineConfig | None = None) -> str:
+    config = AutoMachineConfig() if config is None else config
+    choose_device(config, guide, PhasesConfig())
+    return config.device_type
+
+
+def test_a_large_guide_on_a_cpu_has_to_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert chosen(ToyboxGuideConfig()) == "cpu"
+    assert chosen(StableDiffusionGuideConfig(), AutoMachineConfig(device_type="cpu")) == "cpu"
+    assert chosen(StableDiffusionGuideConfig(device="cuda:1")) == "cpu", "only the NeRF would be there"
+    with pytest.raises(UserError, match=r"takes 6 days or more.*--machine.device-type cpu"):
+        chosen(StableDiffusionGuideConfig())
+    short = PhasesConfig(initial=NerfPhaseConfig(steps=10_000), final=NerfPhaseConfig(steps=0))
+    with pytest.raises(UserError, match="takes 4 days or more"):
+        choose_device(AutoMachineConfig(), StableDiffusionGuideConfig(), short)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert chosen(StableDiffusionGuideConfig()) == chosen(ToyboxGuideConfig()) == "cuda"
+    assert chosen(ToyboxGuideConfig(), AutoMachineConfig(device_type="cpu")) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"), [((True, False), "--mixed-precision"), ((False, True), "--use-grad-scaler")]
+)
+def test_nerfstudios_mixed_precision_is_refused(flags: tuple[bool, bool], name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} True"):
+        check_precision(*flags)
+    check_precision(False, False)
+
+
+def test_the_run_decides_what_the_guide_has_to_do() -> None:
+    phases = PhasesConfig()
+    phases.pseudo_views.chunk = 3
+    assert work_of(phases, 2, 1.0) == Work(phases.dreambooth, True, 2, True, 3)
+    phases.full_steps = phases.final.steps = 0
+    assert not work_of(phases, 1, 0.0).tuned
+
+
+def test_memory_is_announced_once_and_before_the_guide_is_loaded(config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tiny_run import tiny_run
+
+    run, asked = tiny_run(config), []
+    monkeypatch.setattr("db3d_nerfstudio.training.runner.announce_memory", lambda *args: asked.append(args))
+    run.runner.before_step(0)
+    assert asked == [(run.context, run.runner.config)]
+    run.runner.before_step(3)
+    assert len(asked) == 1
+    assert isinstance(run.runner, PhaseRunner)
+
+
+def test_the_line_is_about_the_free_memory_less_what_the_nerf_needs(config, monkeypatch, capsys) -> None:
+    from tiny_run import tiny_run
+
+    context = tiny_run(config).context
+    announce_memory(context, config.pipeline.phases)
+    assert capsys.readouterr().out == "", "the analytic guide is on the CPU"
+    seen: list[tuple] = []
+    context.model.config.guide = StableDiffusionGuideConfig(device="cuda:0", dtype="bfloat16")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (machine.NERF_RESERVE + 7, 0))
+    monkeypatch.setattr(machine, "check_fits", lambda *args: seen.append(args) or "It fits.")
+    announce_memory(context, config.pipeline.phases)
+    assert capsys.readouterr().out == "It fits.\n"
+    (guide, dtype, free, work) = seen[0]
+    assert guide is context.model.config.guide and dtype == torch.bfloat16 and free == 7
+    assert work.dreambooth is config.pipeline.phases.dreambooth
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_reports_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 0)
+    assert manifest._memory_mb() > 10
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 2**20)
+    assert manifest._memory_mb() == 5
