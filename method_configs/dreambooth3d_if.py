@@ -3,11 +3,17 @@
 from nerfstudio.plugins.types import MethodSpecification
 
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs.dreambooth3d import make_config, with_public_numbers
+from db3d_nerfstudio.method_configs.dreambooth3d_sdxl import with_adapters
 
-config = make_config()
+config = with_public_numbers(make_config())
 config.method_name = "dreambooth3d-if"
 config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
-config.pipeline.model.sds.guidance_scale = 20.0
+config.pipeline.model.sds.guidance_scale, config.pipeline.model.sds.guidance_rescale = 20.0, 0.0  # threestudio.
+config.pipeline.model.recon_loss_mult = 25.0  # As much beside distillation as 10 at scale 8.
+config.pipeline.datamanager.random_cameras.elevation_range = (-10.0, 85.0)  # threestudio, dreamfusion-if.
+config.pipeline.datamanager.random_cameras.resolution = ((0.0, 64),)  # All that it sees.
+config.pipeline.datamanager.dataparser.resolution = 64
+config = with_adapters(config)
 
 method = MethodSpecification(config, description="DreamBooth3D with DeepFloyd IF, in pixel space as in the paper.")

@@ -1,12 +1,13 @@
 """Baseline: a NeRF of the guide's latents (Latent-NeRF, Metzer et al. 2022, 2211.07600), full DreamBooth, no stages.
 
-DreamBooth3D (2303.13508, section 4) compares with it. Guidance scale, weights and schedules are those of the other
-baselines, so that only the space of the colours differs.
+DreamBooth3D (2303.13508, section 4) compares with it.
 """
+
+from copy import deepcopy
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs import dreambooth3d
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
@@ -23,7 +24,8 @@ def in_latents(config: DreamBooth3DTrainerConfig, channels: int, resolution: int
     return config
 
 
-config = in_latents(in_one_stage(make_config()), channels=4, resolution=64)
+config = in_latents(in_one_stage(deepcopy(dreambooth3d.method.config)), channels=4, resolution=64)
 config.method_name = "latent-nerf"
+config.pipeline.model.sds.guidance_scale, config.pipeline.model.sds.guidance_rescale = 100.0, 0.0  # Latent-NeRF.
 
 method = MethodSpecification(config, description="Baseline: full DreamBooth, then a NeRF of the guide's latents.")

@@ -1,8 +1,10 @@
 """Baseline: the subject as one new word (Gal et al. 2022, 2208.01618), all weights frozen, then score distillation."""
 
+from copy import deepcopy
+
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.method_configs.dreambooth3d import make_config
+from db3d_nerfstudio.method_configs import dreambooth3d
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
@@ -15,7 +17,9 @@ def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfi
     return config
 
 
-config = as_a_new_word(in_one_stage(make_config()))
+config = as_a_new_word(in_one_stage(deepcopy(dreambooth3d.method.config)))
 config.method_name = "textual-inversion-fusion"
+config.pipeline.phases.dreambooth.learning_rate = None  # That of a word, 5e-4.
+config.pipeline.phases.full_steps = 3000  # diffusers.
 
 method = MethodSpecification(config, description='Baseline: textual inversion, distillation; the prompt says "<sks>".')

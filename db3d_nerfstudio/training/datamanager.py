@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
+from PIL import Image
 
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.console import nerfstudio_silenced
@@ -42,11 +43,15 @@ class PseudoViewDataset(InputDataset):
     """The pseudo views and their cameras; white images until there are any."""
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
-        """The pseudo view as `[h, w, 3]`."""
-        if self.image_filenames[image_idx].exists():
-            return super().get_numpy_image(image_idx)
+        """The pseudo view as `[h, w, 3]`, at the size of its camera, whatever the guide's is."""
         camera = self.cameras[image_idx]
-        return np.full((int(camera.height), int(camera.width), 3), 255, np.uint8)
+        height, width = int(camera.height), int(camera.width)
+        if not self.image_filenames[image_idx].exists():
+            return np.full((height, width, 3), 255, np.uint8)
+        image = super().get_numpy_image(image_idx)
+        if image.shape[:2] == (height, width):
+            return image
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):

@@ -1,7 +1,7 @@
 """Pseudo multi-view photos of the subject (DreamBooth3D section 3.2): a dataset on disk in nerfstudio's format.
 
 RUN/pseudo_views/
-    images/000.png        the pseudo views: renders translated into the subject
+    images/000.png        the pseudo views: renders translated into the subject, as large as the guide draws them
     renders/000.png       the initial NeRF's renders they were made from
     transforms.json       their cameras; `ns-train nerfacto --data RUN/pseudo_views` reads it
     contact_sheet.png     photos, renders and pseudo views, one row each
@@ -80,14 +80,13 @@ def save_pseudo_views(
     renders: Float[Tensor, "b 3 h w"],
     translated: Float[Tensor, "b 3 ht wt"],
 ) -> None:
-    """Write the dataset; the pseudo views get the size of their cameras' images."""
-    size = renders.shape[-2:]
-    translated = torch.nn.functional.interpolate(translated, size, mode="bilinear", antialias=True)
+    """Write the dataset. Pseudo views keep the size that the guide gave them; D_multi would learn what is lost."""
     for name, images in (("renders", renders), ("images", translated)):
         (path / name).mkdir(parents=True)
         for i, image in enumerate(images):
             tensor_to_image(image).save(path / name / f"{i:03d}.png")
-    (path / "transforms.json").write_text(json.dumps(transforms(cameras), indent=2) + "\n", "utf8")
+    larger = translated.shape[-1] / renders.shape[-1]
+    (path / "transforms.json").write_text(json.dumps(transforms(cameras, larger), indent=2) + "\n", "utf8")
     tensor_to_image(contact_sheet([photos, renders, translated])).save(path / CONTACT_SHEET)
 
 
@@ -98,16 +97,16 @@ def load_pseudo_views(path: Path) -> Float[Tensor, "b 3 h w"]:
     return torch.stack([image_to_tensor(load_photo(file, with_size["w"])) for file in files])
 
 
-def transforms(cameras: Cameras) -> dict[str, object]:
-    """Cameras of one kind in the format of nerfstudio's `transforms.json`."""
+def transforms(cameras: Cameras, larger: float = 1.0) -> dict[str, object]:
+    """Cameras of one kind in the format of nerfstudio's `transforms.json`, for images `larger` times as wide."""
     first = cameras[0]
     intrinsics = {"fl_x": first.fx, "fl_y": first.fy, "cx": first.cx, "cy": first.cy}
     bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     return {
         "camera_model": "OPENCV",
-        **{key: float(value) for key, value in intrinsics.items()},
-        "w": int(first.width),
-        "h": int(first.height),
+        **{key: float(value) * larger for key, value in intrinsics.items()},
+        "w": round(int(first.width) * larger),
+        "h": round(int(first.height) * larger),
         "frames": [
             {"file_path": f"images/{i:03d}.png", "transform_matrix": torch.cat([pose.cpu(), bottom]).tolist()}
             for i, pose in enumerate(cameras.camera_to_worlds)

@@ -56,6 +56,16 @@ def test_the_orbit_is_white_until_there_are_pseudo_views(manager):
     assert manager.train_dataset[0]["image"].max() == 0
 
 
+def test_large_pseudo_views_are_compared_at_the_size_that_is_rendered(manager):
+    make_pseudo_views(manager, ["black"] * 3)
+    halves = Image.new("RGB", (32, 32), "white")
+    halves.paste("black", (0, 0, 16, 32))
+    halves.save(manager.train_dataset.image_filenames[0])
+    image = manager.train_dataset[0]["image"]
+    assert image.shape == (8, 8, 3)
+    assert image[:, :3].max() == 0 and image[:, 5:].min() == 1
+
+
 def test_batches_depend_on_the_random_state_alone(manager):
     make_pseudo_views(manager, ["red", "lime", "blue"])
     torch.manual_seed(3)
