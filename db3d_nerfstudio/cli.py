@@ -19,6 +19,7 @@ COMMANDS: dict[str, Command] = {
     "benchmark": Command(
         "evaluation.benchmark.benchmark", "BenchmarkConfig", "compare methods on subjects, with a report"
     ),
+    "sweep": Command("evaluation.sweep", "SweepConfig", "compare guidance scales on one subject"),
     "user-study": Command(
         "evaluation.benchmark.user_study", "UserStudyConfig", "ask people which of two assets is better"
     ),

@@ -53,10 +53,10 @@ def read_part(part: type, source: str, folder: str, **kwargs):
     try:
         return part.from_pretrained(source, subfolder=folder, **kwargs)
     except (OSError, ImportError, ValueError) as error:
-        if "tokenizer" in folder and find_spec("sentencepiece") is None and not isinstance(error, OSError):
+        if "tokenizer" in folder and not isinstance(error, OSError):
+            missing = "is not installed" if find_spec("sentencepiece") is None else "does not fit the protobuf here"
             raise UserError(
-                f"The tokenizer of {source} needs sentencepiece, which is not installed: "
-                'pip install "db3d_nerfstudio[if]"'
+                f'The tokenizer of {source} needs sentencepiece, which {missing}: pip install "db3d_nerfstudio[if]"'
             ) from error
         if isinstance(error, OSError):
             raise OSError(explain(source, folder, error)) from error
