@@ -1,0 +1,163 @@
+"""What a model is, by its files and its configuration: recognised before any weights are read.
+
+A model of another family, of another shape of input or in another format gets one line that says what it is and what
+reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from db3d_nerfstudio.errors import UserError
+
+Family = Literal["Stable Diffusion", "SDXL", "DeepFloyd IF"]
+"""The models that guides are for."""
+READERS: dict[str, str] = {
+    "Stable Diffusion": "dreambooth3d, or the guide stable-diffusion",
+    "SDXL": "dreambooth3d-sdxl, or the guide sdxl",
+    "DeepFloyd IF": "dreambooth3d-if, or the guide deepfloyd",
+}
+"""What reads each family."""
+SINGLE_FILE = ".safetensors"
+
+_FORMATS = {
+    ".ckpt": "a pickle, which can run any program when it is opened: convert it to .safetensors",
+    ".pt": "a pickle, which can run any program when it is opened: convert it to .safetensors",
+    ".pth": "a pickle, which can run any program when it is opened: convert it to .safetensors",
+    ".bin": "a pickle, which can run any program when it is opened: convert it to .safetensors",
+    ".gguf": "a GGUF file, whose weights are rounded for inference alone: take the model as .safetensors",
+    ".onnx": "an ONNX file, which cannot be fine-tuned: take the model as .safetensors",
+    ".zip": "an archive: unpack it",
+}
+_CHANNELS = {
+    9: "for inpainting",
+    8: "for editing pictures by instructions (InstructPix2Pix)",
+    7: "for enlarging pictures",
+    5: "for pictures with a depth map",
+    6: "a second stage that enlarges pictures",
+}
+_MARKS = {
+    "double_blocks.": "Flux",
+    "joint_blocks.": "Stable Diffusion 3",
+    "control_model.": "ControlNet",
+    "lora_up.weight": "LoRA",
+    "lora_down.weight": "LoRA",
+    "lora_A.": "LoRA",
+    "lora_B.": "LoRA",
+    ".hada_w1_a": "LoRA",
+    "emb_params": "textual inversion",
+}
+"""Parts of the names of tensors that only one kind of file has."""
+_UNET_ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
+
+
+def check_file(file: Path, family: Family) -> None:
+    """Raise if a file is no checkpoint of the family in one .safetensors file."""
+    suffix = file.suffix.lower()
+    if suffix in _FORMATS:
+        raise UserError(f"{file} is {_FORMATS[suffix]}")
+    if suffix != SINGLE_FILE:
+        raise UserError(f"{file} is no model: give a folder in diffusers' layout, a hub id, or a {SINGLE_FILE} file")
+    tensors = read_header(file)
+    found = next((kind for name in tensors for mark, kind in _MARKS.items() if mark in name), None)
+    if found == "LoRA":
+        raise UserError(f"{file} is a LoRA and no whole model: give the model it was made for, and it as personalised")
+    if found is not None:
+        raise UserError(f"{file} is a {found} model, which this guide does not read")
+    if any(name.startswith("conditioner.embedders.") for name in tensors):
+        found = "SDXL"
+    elif any(name.startswith("cond_stage_model.") for name in tensors):
+        found = "Stable Diffusion"
+    if found is not None and found != family:
+        raise UserError(f"{file} is a model of {found}: use {READERS[found]}")
+    if _UNET_ENTRY in tensors:
+        _check_channels(str(file), tensors[_UNET_ENTRY]["shape"][1], expected=4)
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Names, types and shapes of the tensors in a .safetensors file.
+
+    Raises:
+        UserError: it is no such file, or a part of one.
+    """
+    try:
+        with file.open("rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if length > file.stat().st_size:
+                raise ValueError
+            tensors = json.loads(handle.read(length))
+    except PermissionError:
+        raise UserError(f"{file} may not be read: change its permissions") from None
+    except (ValueError, OSError):
+        raise UserError(f"{file} is no {SINGLE_FILE} file, or cut off: download it again") from None
+    tensors.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    if 8 + length + end > file.stat().st_size:
+        raise UserError(f"{file} is cut off: download it again")
+    return tensors
+
+
+def check_folder(root: Path, folders: tuple[str, ...]) -> None:
+    """Raise if a folder lacks parts of a model; the message says what it is, where that can be seen."""
+    missing = [folder for folder in folders if not (root / folder).is_dir()]
+    if not missing:
+        onnx = [folder for folder in folders if list((root / folder).glob("*.onnx"))]
+        if onnx:
+            raise UserError(f"{root} is an export to ONNX, which cannot be fine-tuned: take the model it was made of")
+        return
+    below = [
+        path.parent for path in sorted(root.glob("*/model_index.json")) + sorted(root.glob("*/*/model_index.json"))
+    ]
+    pipeline = _pipeline_class(root)
+    files = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (SINGLE_FILE, *_FORMATS))
+    if below:
+        raise UserError(f"{root} is no model, but {below[0]} is: give that folder")
+    if pipeline is not None and not pipeline.startswith(
+        ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFP")
+    ):
+        raise UserError(f"{root} is a {pipeline.removesuffix('Pipeline')} model, which this guide does not read")
+    if "pytorch_lora_weights.safetensors" in files or (root / "adapter_config.json").exists():
+        raise UserError(f"{root} is a LoRA and no whole model: give the model it was made for, and it as personalised")
+    if files and len(missing) == len(folders):
+        raise UserError(
+            f"{root} is not in diffusers' layout, but has {', '.join(files[:3])}: give a file, not the folder"
+        )
+    raise UserError(
+        f"The guide's model {root} has no {', '.join(f'{folder}/' for folder in missing)}: "
+        f"it needs diffusers' layout with {', '.join(f'{folder}/' for folder in folders)}."
+    )
+
+
+def _pipeline_class(root: Path) -> str | None:
+    try:
+        return json.loads((root / "model_index.json").read_text("utf8")).get("_class_name")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_unet(source: str, config: dict[str, Any], family: Family) -> None:
+    """Raise if a UNet's configuration is that of another family, or of a network with other inputs."""
+    found = unet_family(config)
+    if found != family:
+        raise UserError(f"{source} is a model of {found}: use {READERS[found]}")
+    _check_channels(source, config.get("in_channels", 4), expected=3 if family == "DeepFloyd IF" else 4)
+    if family == "SDXL" and config.get("cross_attention_dim") == 1280:
+        raise UserError(f"{source} is the refiner of SDXL: give the base model")
+
+
+def unet_family(config: dict[str, Any]) -> Family:
+    """The family of a UNet, by what it is conditioned on."""
+    match config.get("addition_embed_type"):
+        case "text_time":
+            return "SDXL"
+        case "text":
+            return "DeepFloyd IF"
+    return "Stable Diffusion"
+
+
+def _check_channels(source: str, channels: int, expected: int) -> None:
+    if channels != expected:
+        purpose = f", it is {_CHANNELS[channels]}" if channels in _CHANNELS else ""
+        raise UserError(f"The UNet of {source} takes {channels} channels, not {expected}{purpose}: give the base model")

@@ -1,0 +1,108 @@
+"""Models that are not what a guide reads, and what is said about them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.kinds import check_file, check_folder, check_unet
+
+FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
+ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
+TEXT = "cond_stage_model.transformer.x"
+
+
+def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v1-5.ckpt", "a pickle.*convert it to .safetensors"),
+        ("model.PT", "a pickle"),
+        ("flux-Q4.gguf", "GGUF.*take the model as .safetensors"),
+        ("model.onnx", "ONNX"),
+        ("model.zip", "unpack it"),
+        ("readme.txt", "is no model: give a folder"),
+        ("empty.safetensors", "no .safetensors file, or cut off"),
+        ("EMPTY.SAFETENSORS", "no .safetensors file, or cut off"),
+    ],
+)
+def test_files_in_other_formats(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"{name} is .*{said}|{name} {said}"):
+        check_file(tmp_path / name, "Stable Diffusion")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({"conditioner.embedders.0.x": (1,)}, "a model of SDXL: use dreambooth3d-sdxl, or the guide sdxl"),
+        ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "Stable Diffusion 3"),
+        ({"double_blocks.0.x": (1,)}, "Flux"),
+        ({"lora_unet_down_blocks_0.lora_down.weight": (1,)}, "a LoRA and no whole model"),
+        ({"unet.to_k.lora_A.weight": (1,)}, "a LoRA and no whole model"),
+        ({TEXT: (1,), ENTRY: (320, 9, 3, 3)}, "takes 9 channels, not 4, it is for inpainting"),
+        ({TEXT: (1,), ENTRY: (320, 8, 3, 3)}, "takes 8 channels.*InstructPix2Pix"),
+    ],
+)
+def test_single_files_of_other_models(tmp_path: Path, tensors: dict, said: str) -> None:
+    file = file_of(tmp_path / "a.safetensors", **tensors)
+    with pytest.raises(UserError, match=f"a.safetensors.*{said}"):
+        check_file(file, "Stable Diffusion")
+
+
+def test_a_single_file_of_the_family_passes_unless_it_is_cut_off(tmp_path: Path) -> None:
+    file = file_of(tmp_path / "a.safetensors", **{TEXT: (1,), ENTRY: (320, 4, 3, 3)})
+    check_file(file, "Stable Diffusion")
+    with pytest.raises(UserError, match="a model of Stable Diffusion: use dreambooth3d, or"):
+        check_file(file, "SDXL")
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="a.safetensors is cut off: download it again"):
+        check_file(file, "Stable Diffusion")
+
+
+@pytest.mark.parametrize(
+    ("config", "family", "said"),
+    [
+        ({"addition_embed_type": "text_time"}, "Stable Diffusion", "a model of SDXL: use dreambooth3d-sdxl"),
+        ({"addition_embed_type": "text"}, "Stable Diffusion", "a model of DeepFloyd IF: use dreambooth3d-if"),
+        ({}, "SDXL", "a model of Stable Diffusion: use dreambooth3d, or the guide stable-diffusion"),
+        ({"in_channels": 9}, "Stable Diffusion", "9 channels, not 4, it is for inpainting: give the base model"),
+        ({"in_channels": 12}, "Stable Diffusion", "12 channels, not 4: give"),
+        ({"in_channels": 6, "addition_embed_type": "text"}, "DeepFloyd IF", "a second stage"),
+        ({"addition_embed_type": "text_time", "cross_attention_dim": 1280}, "SDXL", "the refiner"),
+    ],
+)
+def test_unets_of_other_models(config: dict, family: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"some/model .*{said}|of some/model .*{said}"):
+        check_unet("some/model", config, family)
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    def said() -> str:
+        with pytest.raises(UserError) as error:
+            check_folder(tmp_path, FOLDERS)
+        return str(error.value)
+
+    assert "has no unet/, text_encoder/, tokenizer/, scheduler/, vae/" in said()
+    (tmp_path / "v1-5.ckpt").touch()
+    assert "not in diffusers' layout, but has v1-5.ckpt: give a file" in said()
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    assert "is a LoRA and no whole model" in said()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
+    assert "is a StableDiffusion3 model, which this guide does not read" in said()
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model_index.json").touch()
+    assert f"is no model, but {snapshot} is: give that folder" in said()
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+    check_folder(tmp_path, FOLDERS)
+    (tmp_path / "unet" / "model.onnx").touch()
+    assert "is an export to ONNX" in said()
