@@ -48,6 +48,7 @@ class Upscaler(DeepFloydGuide):
     """A guide of large images, conditioned on small ones."""
 
     config: UpscalerConfig
+    channels = 6
     folders = (*DeepFloydGuide.folders, "image_noising_scheduler")
     learning_rates = {"full": 5e-6, "lora": 1e-4}
 

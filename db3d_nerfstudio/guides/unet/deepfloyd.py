@@ -41,6 +41,7 @@ class DeepFloydGuide(DiffusersGuide):
     """Pixels in [-1, 1] as z. The network also predicts a variance, which no loss trains and no sampler uses."""
 
     config: DeepFloydGuideConfig
+    family, channels = "DeepFloyd IF", 3
     z_bound = 1.0
     learning_rates = {"full": 1e-7, "lora": 1e-4}
 

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.base import DiffusionGuide, digest
+from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType, digest
+from db3d_nerfstudio.guides.kinds import Family
 from db3d_nerfstudio.guides.record import check_base, write_record
-from db3d_nerfstudio.guides.source import check_source, read_config, read_part
+from db3d_nerfstudio.guides.source import check_schedule, check_source, read_config, read_part
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.tuning.prepare import prepare_tuning
 
@@ -38,6 +39,10 @@ class DiffusersGuide(DiffusionGuide):
     needs_gpu = True
     folders: tuple[str, ...] = ("unet", "text_encoder", "tokenizer", "scheduler")
     """What the model's folder must contain."""
+    family: Family | None = None
+    """Which models the guide is for; None where it has its own way to say so."""
+    channels: int = 4
+    """What the UNet of such a model takes."""
     learning_rates: dict[str, float]
     """Learning rate of each kind of tuning."""
     _text_dtype = torch.float32
@@ -49,16 +54,18 @@ class DiffusersGuide(DiffusionGuide):
         disable_progress_bar()  # Of reading files; downloads keep theirs.
         self.config = config
         self.device = torch.device(config.device or device)
+        check_device(self.device)
         self.dtype = choose_dtype(config.dtype, self.device)
         if config.tuning not in self.learning_rates:
             raise UserError(f"This guide has no {config.tuning}: set its tuning to {' or '.join(self.learning_rates)}.")
         self.learning_rate = self.learning_rates[config.tuning]
-        self.source = check_source(self._unpacked(config.source), self.folders)
+        self.source = check_source(self._unpacked(config.source), self.folders, self.family, self.channels)
+        check_schedule(self.source, read_config(DDPMScheduler, self.source, "scheduler"))
         self._unet_dtype = torch.float32 if config.tuning == "full" else self.dtype
         scheduler = self._read(DDPMScheduler, "scheduler")
         self.tokenizer = self._read_tokenizer("tokenizer")
-        self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
-        self.prediction_type = scheduler.config.prediction_type
+        self.prediction_type = config.prediction_type or scheduler.config.prediction_type
+        self.alphas_cumprod = above_zero(scheduler.alphas_cumprod, self.prediction_type).to(self.device)
         self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
         self._embeddings: dict[str, Float[Tensor, "n d"]] = {}
         self._text_digest: str | None = None
@@ -215,6 +222,26 @@ def _named_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tens
     for name, module in modules.items():
         for key, tensor in module.named_parameters():
             yield f"{name}.{key}", tensor
+
+
+def check_device(device: torch.device) -> None:
+    """Raise if this machine has no such device."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"There is no CUDA device for {device}: leave the device out, or set it to cpu.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"There is no {device}: this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("There is no MPS device: set the device to cpu.")
+
+
+def above_zero(alphas_cumprod: Float[Tensor, " T"], prediction_type: PredictionType) -> Float[Tensor, " T"]:
+    """The schedule without an end of pure noise, at which an estimate of it says nothing of the image.
+
+    Zero terminal SNR (Lin et al. 2023, arXiv 2305.08891) ends at exactly 0. That of v and x0 still holds next to it;
+    one of the noise does not, and repeats the step before.
+    """
+    least = alphas_cumprod[alphas_cumprod > 0].min() if prediction_type == "epsilon" else torch.tensor(2.0**-24)
+    return torch.where(alphas_cumprod > 0, alphas_cumprod, least.to(alphas_cumprod.dtype))
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

@@ -30,6 +30,7 @@ class SDXLGuide(StableDiffusionGuide):
     """Text is the two encoders' tokens side by side, and one more row with the pooled text, padded with zeros."""
 
     config: SDXLGuideConfig
+    family = "SDXL"
     folders = (*StableDiffusionGuide.folders, "text_encoder_2", "tokenizer_2")
 
     def __init__(self, config: SDXLGuideConfig, device: torch.device | str = "cpu") -> None:

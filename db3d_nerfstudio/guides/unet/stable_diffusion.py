@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.source import SINGLE_FILE, read_part, unpacked
+from db3d_nerfstudio.guides.kinds import check_file
+from db3d_nerfstudio.guides.source import read_part, unpacked
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 
@@ -42,6 +43,7 @@ class StableDiffusionGuide(DiffusersGuide):
     """A UNet over the latents of a VAE. The safety checker is not loaded, as it is not made for unfinished shapes."""
 
     config: StableDiffusionGuideConfig
+    family = "Stable Diffusion"
     folders = (*DiffusersGuide.folders, "vae")
     learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
 
@@ -54,6 +56,11 @@ class StableDiffusionGuide(DiffusersGuide):
                 f"The VAE of {config.vae or self.source} may overflow in float16, or does not claim otherwise: set "
                 "vae_dtype to bfloat16 or float32, or vae to one made for float16 (madebyollin/sdxl-vae-fp16-fix)."
             )
+        if self.vae.config.latent_channels != self.unet.config.in_channels:
+            raise UserError(
+                f"The VAE of {config.vae or self.source} has {self.vae.config.latent_channels} channels, the UNet "
+                f"takes {self.unet.config.in_channels}: set vae to one of this model."
+            )
         self.vae.eval().requires_grad_(False).to(self.device)
         self.vae.enable_slicing()  # Image by image: a batch at once needs more memory than all the rest.
         if config.gradient_checkpointing:
@@ -63,9 +70,10 @@ class StableDiffusionGuide(DiffusersGuide):
         self.z_shape = self.vae.config.latent_channels, side, side
 
     def _unpacked(self, source: str) -> str:
-        file = Path(source)
-        if file.suffix != SINGLE_FILE or not file.is_file():
+        file = Path(source).expanduser()
+        if not file.is_file():
             return source
+        check_file(file, self.family)
         pipeline, parts = self._pipeline()
         return str(unpacked(file, pipeline, self.config.single_file_config, **parts))
 
