@@ -41,7 +41,7 @@ def read_record(path: Path) -> dict | None:
     """The record in a folder; None if there is none."""
     try:
         return json.loads((path / RECORD_FILE).read_text("utf8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise UserError(

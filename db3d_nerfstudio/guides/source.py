@@ -82,8 +82,8 @@ def unpacked(file: Path, pipeline: type[DiffusionPipeline], config: str | None, 
     """A single-file model as a folder in diffusers' layout, made once, beside the file and as large.
 
     Args:
-        config: A folder or hub id with the configuration of such a model. By default, diffusers recognises the weights and
-            fetches it from the hub, a few kilobytes.
+        config: A folder or hub id with the configuration of such a model. By default, diffusers recognises the weights
+            and fetches it from the hub, a few kilobytes.
         parts: Passed to the pipeline: None leaves one out.
     """
     tensors = read_header(file)

@@ -15,6 +15,7 @@ from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.guides.unet.tuning.lora_file import adapter_file, read_adapter
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 GUIDES: dict[str, type[DiffusersGuideConfig]] = {
@@ -41,11 +42,11 @@ def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> Diffuser
     """
     if personalised is None:
         return given
-    if not personalised.is_dir():
-        raise UserError(f"{personalised} is not a folder: give --personalised the one that `db3d dreambooth` printed")
+    if not personalised.exists():
+        raise UserError(f"there is no {personalised}: give --personalised the folder that `db3d dreambooth` printed")
     record = read_record(personalised)
     if record is None:
-        return given
+        return _settings_of_another_tool(personalised, given)
     kinds = {config.__name__: config for config in GUIDES.values()}
     if record["guide"] not in kinds:
         raise UserError(f"{personalised} needs the guide {record['guide']}: this version has {', '.join(kinds)}")
@@ -53,6 +54,20 @@ def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> Diffuser
     types = typing.get_type_hints(kind)
     settings = {key: _restored(types[key], value) for key, value in record["settings"].items() if key in types}
     return dataclasses.replace(given if type(given) is kind else kind(), **settings)
+
+
+def _settings_of_another_tool(personalised: Path, given: DiffusersGuideConfig) -> DiffusersGuideConfig:
+    """The given guide, with an adapter like the one in a file that another program wrote."""
+    if adapter_file(personalised) is None:
+        return given
+    adapter = read_adapter(personalised)
+    return dataclasses.replace(
+        given,
+        tuning="lora",
+        lora_rank=adapter.rank,
+        lora_targets=adapter.targets or None,
+        train_text_encoder=adapter.has_text,
+    )
 
 
 def _restored(kind: Any, value: Any) -> Any:

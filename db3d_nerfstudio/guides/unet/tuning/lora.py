@@ -1,12 +1,7 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) on diffusers and transformers modules.
-
-They are kept in the file that diffusers' `pipe.load_lora_weights` reads, together with rank and alpha: without these,
-a reader assumes alpha = rank, and the adapter loads with the wrong strength.
-"""
+"""Low-rank adapters (LoRA, Hu et al. 2021, arXiv 2106.09685) on diffusers and transformers modules."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +11,9 @@ from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
+from db3d_nerfstudio.guides.unet.tuning.base import Tuning
+from db3d_nerfstudio.guides.unet.tuning.lora_file import Adapter, read_adapter, write_adapter
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-_METADATA_KEY = "lora_adapter_metadata"
 ATTENTION = {
     "unet": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
@@ -49,7 +43,6 @@ class LoraTuning(Tuning):
             for name, module in self.modules.items():
                 copy_into(adapter_state(module), self._fresh[name])
         else:
-            check_saved(path, [ADAPTER_FILE])
             load_adapters(self.modules, path)
 
     @contextmanager
@@ -115,55 +108,71 @@ def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     return state if any(".lora_A." in key for key in renamed) else renamed
 
 
+def strength(module: nn.Module) -> float:
+    """What the adapter of a network is multiplied by."""
+    config = module.peft_config["default"]
+    return config.lora_alpha / config.r
+
+
 def save_adapters(modules: dict[str, nn.Module], base: str, path: Path) -> None:
     """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`.
 
     Args:
         base: The model that they are made for, which is recorded in the file.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
-
-    layers = {
-        # Those of convolutions are laid out as their layer is, channels last, which safetensors does not write.
-        f"{name}_lora_layers": {key: value.contiguous() for key, value in adapter_state(module).items()}
-        for name, module in modules.items()
-    }
-    settings = {
-        f"{name}_lora_adapter_metadata": module.peft_config["default"].to_dict() | {"base_model_name_or_path": base}
-        for name, module in modules.items()
-    }
-    StableDiffusionLoraLoaderMixin.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)
+    states = {}
+    for name, module in modules.items():
+        state = adapter_state(module)
+        states[name] = {key: value * strength(module) if _is_up(key) else value for key, value in state.items()}
+    write_adapter(modules, states, base, path)
 
 
 def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
-    """Copy the adapters in the folder `path` into those of `modules`, which must be of the same rank and alpha."""
-    from safetensors import safe_open
+    """Copy the adapters in a folder or file into those of `modules`, which must change the same layers.
 
-    with safe_open(path / ADAPTER_FILE, "pt") as file:
-        saved = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-        settings = json.loads((file.metadata() or {}).get(_METADATA_KEY, "{}"))
-    wanted = {f"{name}.{key}": live for name, module in modules.items() for key, live in adapter_state(module).items()}
-    made_for = settings.get("unet.base_model_name_or_path")
-    fix = f"Set the guide's model{f' ({made_for})' if made_for else ''}, lora_targets and train_text_encoder"
-    if saved.keys() != wanted.keys():
-        odd = sorted(saved.keys() ^ wanted.keys())
+    Raises:
+        UserError: they do not fit; the message names the settings that would.
+    """
+    from peft.utils import get_peft_model_state_dict
+
+    saved = read_adapter(path, getattr(modules.get("unet"), "config", None))
+    wanted, strengths = {}, {}
+    for name, module in modules.items():
+        for key, live in get_peft_model_state_dict(module, save_embedding_layers=False).items():
+            wanted[f"{name}.{key}".replace(".text_model.", ".")] = live
+            strengths[f"{name}.{key}".replace(".text_model.", ".")] = strength(module) if _is_up(key) else 1.0
+    _check_fit(path, saved, wanted)
+    copy_into(wanted, {key: value / strengths[key] for key, value in saved.layers.items()})
+
+
+def _is_up(key: str) -> bool:
+    return ".up." in key or ".lora_B." in key
+
+
+def _check_fit(path: Path, saved: Adapter, wanted: dict[str, Tensor]) -> None:
+    made_for = f" ({saved.base})" if saved.base else ""
+    if saved.has_text != any(key.startswith("text_encoder.") for key in wanted):
+        raise UserError(
+            f"The adapter in {path} changes {'the text encoder too' if saved.has_text else 'the UNet alone'}: set the "
+            f"guide's train_text_encoder to {saved.has_text}."
+        )
+    odd = sorted(saved.layers.keys() ^ wanted.keys())
+    if odd:
         raise UserError(
             f"The adapter in {path} does not fit: {len(odd)} layers are in one but not the other, among them {odd[0]}. "
-            f"{fix} to those it was made with."
+            f"Set the guide's model{made_for} and lora_targets to those it was made with."
         )
-    for name, module in modules.items():
-        ours = module.peft_config["default"]
-        for setting in ("r", "lora_alpha"):
-            theirs = settings.get(f"{name}.{setting}", getattr(ours, setting))
-            if theirs != getattr(ours, setting):
-                raise UserError(
-                    f"The adapter in {path} has {setting} {theirs}, the guide {getattr(ours, setting)}: "
-                    "set the guide's lora_rank and lora_alpha to the adapter's."
-                )
+    rank = next(live.shape[0] for key, live in wanted.items() if ".lora_A." in key)
+    if saved.rank != rank:
+        raise UserError(
+            f"The adapter in {path} has rank {saved.rank}, the guide {rank}: set lora_rank to {saved.rank}."
+        )
     for key, live in wanted.items():
-        if saved[key].shape != live.shape:
-            raise UserError(f"The adapter in {path} was made for another model: {key} differs in shape. {fix} to its.")
-    copy_into(wanted, saved)
+        if saved.layers[key].shape != live.shape:
+            raise UserError(
+                f"The adapter in {path} was made for another model: {key} differs in shape. Set the guide's "
+                f"model{made_for} to the one it was made for."
+            )
 
 
 @torch.no_grad()
