@@ -56,6 +56,7 @@ def main(args: list[str] | None = None) -> None:
 
     from db3d_nerfstudio.console import ignore_known_warnings
     from db3d_nerfstudio.errors import exit_on_user_error
+    from db3d_nerfstudio.paths import expand_home
     from db3d_nerfstudio.ranges import check_ranges
 
     ignore_known_warnings()
@@ -64,5 +65,6 @@ def main(args: list[str] | None = None) -> None:
     module = import_module(f"db3d_nerfstudio.{command.module}")
     config = tyro.cli(getattr(module, command.config), prog=f"db3d {args[0]}", args=args[1:])
     with exit_on_user_error(FloatingPointError):
+        expand_home(config)
         check_ranges(config)
         module.main(config)

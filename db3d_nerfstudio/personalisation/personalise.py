@@ -24,6 +24,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import identity
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
@@ -83,7 +84,8 @@ def main(config: PersonaliseConfig) -> None:
     announce(f"\nThe personalised model is in {personalised}. What it can do:")
     for use, sheet in zip(job.uses, sheets, strict=True):
         announce(f"  {use.name:<22}{sheet / 'sheet.png'}")
-    announce(f'Next: db3d sample --personalised {personalised} --prompt "{subject.instance_prompt} ..."')
+    prompt = f"{subject.instance_prompt} on a table"
+    announce(f"Next: {command('db3d', 'sample', '--personalised', personalised, '--prompt', prompt)}")
 
 
 def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:

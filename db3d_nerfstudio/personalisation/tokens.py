@@ -19,6 +19,7 @@ from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
@@ -81,7 +82,8 @@ def main(config: TokensConfig) -> None:
     announce(verdict(table))
     announce(f'The class noun "{noun}" has the tokens {", ".join(pieces_of(guide, noun)[0])}.')
     announce(f"What the model draws for both: {_write_sheet(config, guide)}")
-    announce(f'Next: db3d dreambooth --data FOLDER --prompt "a photo of a {identifier} {noun}"')
+    prompt = f"a photo of a {identifier} {noun}"
+    announce(f"Next: {command('db3d', 'dreambooth', '--data', 'FOLDER', '--prompt', prompt)}")
 
 
 def look_up(guide: DiffusersGuide, words: list[str], class_noun: str, seed: int) -> list[Word]:

@@ -14,6 +14,7 @@ import tyro
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.nerf.occupancy import RADIUS
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.results.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
 from db3d_nerfstudio.results.texture import bake, device_of
 from db3d_nerfstudio.workspace import publish
@@ -154,4 +155,4 @@ def main(config: ExportConfig) -> None:
     glb = files.get("mesh.glb") or files_of(mesh, "glb")["mesh.glb"]
     write(folder, {**files, PREVIEW: preview_page(glb, config.run.absolute().name).encode()})
     announce(check(folder / next(iter(files))))
-    announce(f"Open {folder / PREVIEW} in a browser. A turntable: db3d turntable {config.run}")
+    announce(f"Open {folder / PREVIEW} in a browser. A turntable: {command('db3d', 'turntable', config.run)}")

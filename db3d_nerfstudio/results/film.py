@@ -21,6 +21,7 @@ from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import save_animation
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -161,4 +162,4 @@ def main(config: TurntableConfig) -> None:
     shots = film(pipeline.model, cameras, config.panels)
     frames = list(track(shots, "Turntable", config.frames, console=CONSOLE, disable=is_quiet(), transient=True))
     paths = save_film(exports_folder(config.run, config.output), frames, config.fps)
-    announce(f"Look at {' and '.join(map(str, paths))}. A mesh: db3d export {config.run}")
+    announce(f"Look at {' and '.join(map(str, paths))}. A mesh: {command('db3d', 'export', config.run)}")

@@ -8,6 +8,7 @@ from typing import Any
 from nerfstudio.engine.trainer import TrainerConfig
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.run.config import FILE, read_config
 
 # Where, when and how closely a run is watched; none of these changes the result.
@@ -68,13 +69,12 @@ def try_lock(run: Path) -> bool:
 
 def next_commands(run: Path) -> list[tuple[str, str]]:
     """Commands for a finished run, which need neither a guide nor a GPU."""
-    config = f"--load-config {run / 'config.yml'}"
-    initial = run / "initial" / "config.yml"
+    config, initial = run / "config.yml", run / "initial" / "config.yml"
     return [
-        ("look at it", f"ns-viewer {config}"),
-        ("a mesh", f"db3d export {run}"),
-        ("a turntable", f"db3d turntable {run}"),
-        ("figures", f"ns-eval {config} --output-path {run / 'eval.json'}"),
-        *([("the initial NeRF", f"ns-viewer --load-config {initial}")] if initial.exists() else []),
-        ("all in one page", f"open {run / 'report.html'}"),
+        ("look at it", command("ns-viewer", "--load-config", config)),
+        ("a mesh", command("db3d", "export", run)),
+        ("a turntable", command("db3d", "turntable", run)),
+        ("figures", command("ns-eval", "--load-config", config, "--output-path", run / "eval.json")),
+        *([("the initial NeRF", command("ns-viewer", "--load-config", initial))] if initial.exists() else []),
+        ("all in one page", command("open", run / "report.html")),
     ]

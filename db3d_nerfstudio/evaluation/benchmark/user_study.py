@@ -19,6 +19,7 @@ from typing import Any
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.cell import run_folder
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, TURNTABLE
+from db3d_nerfstudio.paths import command
 
 QUESTIONS = {
     "consistency": "Which of the two is the more plausible and consistent 3D object?",
@@ -75,7 +76,7 @@ def main(config: UserStudyConfig) -> None:
     (output / KEY).write_text(json.dumps(key, indent=2) + "\n", "utf8")
     (output / PAGE).write_text(make_page(config.benchmark, pairs, key["study"]), "utf8")
     announce(f"Send {output / PAGE} to the participants, and keep {output / KEY}. To count their answers:")
-    announce(f"  db3d user-study --benchmark {config.benchmark} --answers answers*.json")
+    announce(f"  {command('db3d', 'user-study', '--benchmark', config.benchmark)} --answers answers*.json")
 
 
 def read_results(benchmark: Path) -> list[dict[str, Any]]:
