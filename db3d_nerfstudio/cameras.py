@@ -15,7 +15,7 @@ from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.ranges import Angle, FieldOfView, NonNegative, Positive, Share
+from db3d_nerfstudio.ranges import AngleInterval, FieldOfViewInterval, NonNegative, PositiveInterval, Share
 
 __all__ = [
     "RandomCamerasConfig",
@@ -53,13 +53,13 @@ class Views:
 class RandomCamerasConfig:
     """The distribution of random training views."""
 
-    elevation_range: tuple[Angle, Angle] = (-10.0, 85.0)
+    elevation_range: AngleInterval = (-10.0, 85.0)
     """Elevations, degrees above the horizon."""
-    azimuth_range: tuple[Angle, Angle] = (-180.0, 180.0)
+    azimuth_range: AngleInterval = (-180.0, 180.0)
     """Azimuths, degrees from the subject's front."""
-    radius_range: tuple[Positive, Positive] = (2.8, 3.3)
+    radius_range: PositiveInterval = (2.8, 3.3)
     """Distances of the camera from the origin, scene units."""
-    fov_range: tuple[FieldOfView, FieldOfView] = (40.0, 40.0)
+    fov_range: FieldOfViewInterval = (40.0, 40.0)
     """Vertical fields of view, degrees."""
     uniform_sphere_prob: Share = 0.5
     """Share of the cameras placed uniformly in area on the sphere, instead of uniformly in elevation."""

@@ -33,6 +33,16 @@ class Range(NamedTuple):
         return " and ".join(bounds) or "finite"
 
 
+class Ordered(NamedTuple):
+    """Of two numbers the first is not above the second."""
+
+    def __str__(self) -> str:
+        return "two numbers, the smaller one first"
+
+    def __contains__(self, value: object) -> bool:
+        return not isinstance(value, tuple) or value[0] <= value[1]
+
+
 Count = Annotated[int, Range(least=1)]
 """How many: one or more."""
 Natural = Annotated[int, Range(least=0)]
@@ -41,10 +51,17 @@ Positive = Annotated[float, Range(above=0)]
 NonNegative = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(0, 1)]
 """A part of a whole."""
+ShareInterval = Annotated[tuple[Share, Share], Ordered()]
+Steps = Annotated[int, Range(1, 1000)]
+"""Steps of a sampler; noise schedules have a thousand."""
 FieldOfView = Annotated[float, Range(above=0, most=179)]
 """Degrees between the edges of a picture."""
 Angle = Annotated[float, Range(-360, 360)]
 """Degrees."""
+
+AngleInterval = Annotated[tuple[Angle, Angle], Ordered()]
+FieldOfViewInterval = Annotated[tuple[FieldOfView, FieldOfView], Ordered()]
+PositiveInterval = Annotated[tuple[Positive, Positive], Ordered()]
 
 
 def check_ranges(config: Any, prefix: str = "--") -> None:
@@ -61,7 +78,7 @@ def check_ranges(config: Any, prefix: str = "--") -> None:
         raise UserError("; ".join(wrong))
 
 
-def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range]]:
+def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range | Ordered]]:
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
@@ -70,13 +87,14 @@ def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range]]:
             continue
         values = value if isinstance(value, tuple) else (value,)
         for bounds in _bounds(hints[field.name]):
-            if any(isinstance(number, int | float) and number not in bounds for number in values):
+            numbers = (value,) if isinstance(bounds, Ordered) else values
+            if any(isinstance(number, int | float | tuple) and number not in bounds for number in numbers):
                 yield name, value, bounds
                 break
 
 
-def _bounds(hint: Any) -> Iterator[Range]:
+def _bounds(hint: Any) -> Iterator[Range | Ordered]:
     """The bounds in a type, which may be a union or a tuple of types that have some."""
-    yield from (entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Range))
+    yield from (entry for entry in getattr(hint, "__metadata__", ()) if isinstance(entry, Range | Ordered))
     for part in typing.get_args(hint):
         yield from _bounds(part)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Share, check_ranges
+from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Share, ShareInterval, check_ranges
 
 
 @dataclass
 class Inner:
     rate: Positive = 0.1
     shares: tuple[Share, Share] = (0.0, 1.0)
+    interval: ShareInterval = (0.2, 0.2)
 
 
 @dataclass
@@ -37,6 +38,10 @@ def test_defaults_pass() -> None:
         (Outer(inner=Inner(rate=float("nan"))), "--inner.rate is nan"),
         (Outer(inner=Inner(rate=float("inf"))), "--inner.rate is inf"),
         (Outer(inner=Inner(shares=(0.5, 1.5))), r"--inner.shares is \(0.5, 1.5\): it must be from 0 to 1"),
+        (
+            Outer(inner=Inner(interval=(0.9, 0.1))),
+            r"--inner.interval is \(0.9, 0.1\): it must be two numbers, the smaller",
+        ),
         (Outer(num_steps=-3, margin=-1.0), "--num-steps is -3.*; --margin is -1.0"),
     ],
 )

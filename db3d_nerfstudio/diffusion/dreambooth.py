@@ -26,6 +26,7 @@ from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide, PredictionType
+from db3d_nerfstudio.ranges import Count, Natural, NonNegative, Positive, Share
 
 Progress = Callable[[int, float], None]
 
@@ -34,37 +35,37 @@ Progress = Callable[[int, float], None]
 class DreamBoothConfig:
     """Fine-tuning on a subject. DreamBooth publishes lambda = 1, DreamBooth3D none of these numbers."""
 
-    learning_rate: float | None = None
+    learning_rate: Positive | None = None
     """Learning rate of AdamW; by default the guide's own rate for its kind of tuning."""
-    weight_decay: float = 1e-2
+    weight_decay: NonNegative = 1e-2
     """Weight decay of AdamW."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are clipped to this norm."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit keeps AdamW's moments in 8 bits, a quarter of their memory; it needs bitsandbytes."""
-    ema_decay: float | None = None
+    ema_decay: Share | None = None
     """Decay of a running mean of the weights, which replaces the last weights; it is lower in the first iterations."""
-    batch_size: int = 2
+    batch_size: Count = 2
     """Images of the subject per iteration, and as many of the class."""
-    snr_gamma: float | None = 5.0
+    snr_gamma: Positive | None = 5.0
     """Cap on the weight of a timestep's error in the clean z, as in Min-SNR (see `noise_weights`); None is no cap."""
-    prior_loss_weight: float = 1.0
+    prior_loss_weight: NonNegative = 1.0
     """Lambda, the weight of prior preservation; at 0 no images of the class are needed."""
-    prior_snr_gamma: float | None = 5.0
+    prior_snr_gamma: Positive | None = 5.0
     """The cap for images of the class; None, no cap, is what diffusers' training scripts use."""
     masked_loss: bool = False
     """Learn only the opaque part of photos with an alpha channel: the subject, not its surroundings."""
     view_words: ViewWords = "none"
     """Whether captions name the side that a photo shows: none; file_names, from names such as `2_back.jpg`; or guess,
     which asks the guide where a file name has no side."""
-    num_class_images: int = 64
+    num_class_images: Count = 64
     """Number of images of the class that the untouched guide draws."""
     class_views: bool = False
     """Draw images of the class from all sides, and name the side in their captions, so that the words for sides keep
     their meaning while photos of a few sides are learned."""
     class_sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(guidance_scale=4.0))
     """How images of the class are drawn. At a high guidance scale they look alike, and preserve little of the prior."""
-    class_seed: int = 0
+    class_seed: Natural = 0
     """Seed of the images of the class."""
 
 

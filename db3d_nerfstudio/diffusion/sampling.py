@@ -19,6 +19,7 @@ from torch.nn.functional import adaptive_max_pool2d
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.ranges import NonNegative, Share, ShareInterval, Steps
 
 BATCH_SIZE = 8
 """Images drawn at a time."""
@@ -28,11 +29,11 @@ BATCH_SIZE = 8
 class SamplingConfig:
     """Steps and guidance of drawing an image."""
 
-    steps: int = 25
+    steps: Steps = 25
     """Steps of the sampler, from pure noise to a clean image."""
-    guidance_scale: float = 5.0
+    guidance_scale: NonNegative = 5.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: ShareInterval = (0.0, 1.0)
     """Noise levels at which guidance acts, as fractions of the schedule; elsewhere there is none."""
 
 
@@ -40,7 +41,7 @@ class SamplingConfig:
 class TranslationConfig(SamplingConfig):
     """Steps, guidance and strength of redrawing an image."""
 
-    strength: float = 0.5
+    strength: Share = 0.5
     """Noise level that the image starts from, as a fraction of the schedule; this share of `steps` is taken."""
 
 

@@ -18,6 +18,7 @@ from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_n
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.errors import DivergedError
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.ranges import NonNegative, Share, ShareInterval
 from db3d_nerfstudio.words import drop_identifier
 
 MAX_SKIPPED = 10
@@ -32,15 +33,15 @@ class NonFiniteNoiseError(FloatingPointError):
 class SDSConfig:
     """Guidance, prompts and timesteps of score distillation."""
 
-    guidance_scale: float = 8.0
+    guidance_scale: NonNegative = 8.0
     """Classifier-free guidance `uncond + s (cond - uncond)`; 1 is no guidance."""
-    guidance_rescale: float = 0.0
+    guidance_rescale: Share = 0.0
     """How much guidance is kept from raising the contrast of estimated images: 0 not at all, 1 entirely."""
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""
     interpolate_prompts: bool = False
     """Blend the prompts of neighbouring views, instead of using the nearest view's."""
-    perp_neg: float = 0.0
+    perp_neg: NonNegative = 0.0
     """Strength with which guidance avoids the front and side that a camera does not see; 1 as in threestudio.
 
     Best with interpolated prompts. It doubles the guide's evaluations per step, from two to four.
@@ -48,9 +49,9 @@ class SDSConfig:
     gradient: Literal["sds", "contrast"] = "sds"
     """What moves the rendering: the guided noise estimate minus the noise; or, without guidance, the tuned model's
     estimate minus its base model's for the prompt without identifier (`contrast_loss_of_z`), with adapters only."""
-    t_range_start: tuple[float, float] = (0.02, 0.98)
+    t_range_start: ShareInterval = (0.02, 0.98)
     """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
-    t_range_end: tuple[float, float] = (0.02, 0.5)
+    t_range_end: ShareInterval = (0.02, 0.5)
     """Timesteps when it ends; linear in between."""
 
 

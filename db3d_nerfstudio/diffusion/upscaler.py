@@ -25,6 +25,7 @@ from db3d_nerfstudio.guides.base import DiffusionGuide
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuide, DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import resize
 from db3d_nerfstudio.photos import load_photos
+from db3d_nerfstudio.ranges import Natural
 
 
 @dataclass
@@ -36,9 +37,9 @@ class UpscalerConfig(DeepFloydGuideConfig):
     """Hub id, or local folder in diffusers' layout."""
     tuning: Literal["full", "lora"] = "lora"
     """What DreamBooth trains: the whole UNet, or a low-rank adapter on its attention layers."""
-    max_train_steps: int = 0
+    max_train_steps: Natural = 0
     """Iterations of DreamBooth on small and large photos; 0 leaves the model untuned."""
-    noise_level: int = 25
+    noise_level: Natural = 25
     """Noise in the small image, as one of 1000 timesteps, in tuning and afterwards. IF's pipeline uses 250."""
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(50, 4.0))
     """Steps and guidance of drawing the large images."""

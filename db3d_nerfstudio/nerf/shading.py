@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from db3d_nerfstudio.ranges import NonNegative, Positive, Share
+from db3d_nerfstudio.ranges import NonNegative, Share
 
 __all__ = ["Shading", "ShadingConfig", "Surface", "draw_shading", "sample_light", "shade"]
 
@@ -43,7 +43,7 @@ class ShadingConfig:
     """Ambient light."""
     diffuse: NonNegative = 0.9
     """Intensity of the point light on a surface that faces it."""
-    light_distance: tuple[Positive, Positive] = (0.8, 1.5)
+    light_distance: PositiveInterval = (0.8, 1.5)
     """Distances of the point light from the origin, scene units."""
     light_jitter: NonNegative = 1.0
     """Standard deviation of the light's direction around the camera, scene units at the camera's distance."""

@@ -13,6 +13,7 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice, guide_of
+from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
@@ -30,11 +31,11 @@ class SampleConfig:
     """Folder that `db3d dreambooth` saved, which records its guide; by default the guide is untuned."""
     negative_prompt: str = ""
     """Prompt that guidance leads away from."""
-    num: int = 8
+    num: Count = 8
     """Number of images."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
     """How images are drawn."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the images' noise."""
     output: Path = Path("outputs/sample")
     """Folder for the images and a sheet of them; older images of the same names are overwritten."""

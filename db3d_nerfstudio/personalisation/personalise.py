@@ -30,6 +30,7 @@ from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.personalisation.uses import USES, Use, UseName, uses
 from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.photos import load_photos
+from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
@@ -51,17 +52,17 @@ class PersonaliseConfig:
     """The identifier in the prompt; `db3d tokens` checks whether a word is a good one."""
     class_noun: str | None = None
     """What kind of thing the subject is; by default the words after the identifier."""
-    max_train_steps: int = 800
+    max_train_steps: Count = 800
     """Iterations of fine-tuning."""
     output: Path | None = None
     """Folder for all results; by default outputs/dreambooth/ and the name of the photos' folder."""
     uses: tuple[UseName, ...] = USES
     """Sheets to draw."""
-    num: int = COLUMNS
+    num: Count = COLUMNS
     """Images per prompt on a sheet."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How the images of the sheets are drawn."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the fine-tuning and of the sheets."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Device to run on."""

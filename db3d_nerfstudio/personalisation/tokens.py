@@ -22,6 +22,7 @@ from db3d_nerfstudio.images import labelled_sheet
 from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import COLUMNS
+from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
@@ -43,11 +44,11 @@ class TokensConfig:
     """What kind of thing the subject is."""
     output: Path = Path("outputs/tokens")
     """Folder for the sheet."""
-    num: int = COLUMNS
+    num: Count = COLUMNS
     """Images per prompt on the sheet."""
     sampling: Annotated[SamplingConfig, tyro.conf.arg(name="")] = field(default_factory=SamplingConfig)
     """How images are drawn."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the images and of the noise that meanings are measured on."""
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Device to run on."""

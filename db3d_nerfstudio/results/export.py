@@ -15,6 +15,7 @@ import tyro
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.nerf.occupancy import RADIUS
 from db3d_nerfstudio.paths import command
+from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.results.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
 from db3d_nerfstudio.results.texture import bake, device_of
 from db3d_nerfstudio.workspace import publish
@@ -41,11 +42,11 @@ class ExportConfig:
     """glb: one file; obj: with a material and a texture beside it; ply: colours at the vertices."""
     output: Path | None = None
     """Folder for the files; by default RUN/exports."""
-    resolution: int = 128
+    resolution: Count = 128
     """Vertices along each edge of the grid that the surface is extracted from."""
-    max_faces: int = 20_000
+    max_faces: Count = 20_000
     """The mesh is simplified to this many triangles."""
-    texture_size: int = 1024
+    texture_size: Count = 1024
     """Side of the texture, pixels."""
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import save_animation
 from db3d_nerfstudio.paths import command
+from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -48,11 +49,11 @@ class TurntableConfig:
     """Folder for the films; by default RUN/exports."""
     panels: tuple[Panel, ...] = ("rgb", "normals", "depth")
     """What to show side by side."""
-    frames: int = 48
+    frames: Count = 48
     """Frames per turn."""
-    size: int = 96
+    size: Count = 96
     """Side of a panel, pixels; an even number, as mp4 needs."""
-    fps: int = 16
+    fps: Count = 16
     """Frames per second."""
 
 

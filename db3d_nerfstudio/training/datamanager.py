@@ -17,6 +17,7 @@ from PIL import Image
 
 from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
 from db3d_nerfstudio.console import nerfstudio_silenced
+from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 
 
@@ -31,11 +32,11 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
     """The orbit of the pseudo views' cameras."""
     random_cameras: RandomCamerasConfig = field(default_factory=RandomCamerasConfig)
     """The distribution of random views for the guide."""
-    views_per_step: int = 1
+    views_per_step: Count = 1
     """Number of random views in a micro-step: the batch size of score distillation."""
-    train_num_rays_per_batch: int = 4096
+    train_num_rays_per_batch: Count = 4096
     """Number of pseudo-view pixels in a reconstruction micro-step."""
-    eval_num_rays_per_batch: int = 4096
+    eval_num_rays_per_batch: Count = 4096
     """Number of rays in an evaluation batch."""
 
 

@@ -9,6 +9,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataParserCo
 from nerfstudio.data.scene_box import SceneBox
 
 from db3d_nerfstudio.cameras import Views, orbit_cameras
+from db3d_nerfstudio.ranges import Angle, Count, FieldOfView, Positive
 
 
 @dataclass
@@ -18,15 +19,15 @@ class DreamBooth3DDataParserConfig(DataParserConfig):
     _target: type = field(default_factory=lambda: DreamBooth3DDataParser)
     data: Path | None = None
     """The data manager's folder of photos; a text-only run has none."""
-    num_views: int = 20
+    num_views: Count = 20
     """Number of pseudo views, evenly spaced in azimuth from the front (the paper's 20)."""
-    elevation: float = 20.0
+    elevation: Angle = 20.0
     """Height of the orbit above the horizon, in degrees."""
-    radius: float = 3.05
+    radius: Positive = 3.05
     """Distance of the orbit's cameras from the origin; the subject lies inside the unit sphere."""
-    fov: float = 40.0
+    fov: FieldOfView = 40.0
     """Vertical field of view of the orbit's cameras, in degrees."""
-    resolution: int = 64
+    resolution: Count = 64
     """Side of a pseudo view, in pixels."""
     pseudo_views: Path | None = None
     """Folder of the pseudo views; the trainer sets it to the one in the run folder."""

@@ -21,6 +21,7 @@ import torch
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
+from db3d_nerfstudio.ranges import Count, Natural, NonNegative, Positive, Share, Steps
 from db3d_nerfstudio.run.interventions import PhaseName
 
 NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
@@ -30,7 +31,7 @@ NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
 class NerfPhaseConfig:
     """A phase in which a NeRF is trained."""
 
-    steps: int
+    steps: Natural
     """Number of micro-steps; the optimizer steps once every `gradient_accumulation_steps` of them."""
 
 
@@ -38,16 +39,16 @@ class NerfPhaseConfig:
 class PseudoViewsConfig(TranslationConfig):
     """How renders of the initial NeRF are turned into pseudo views; their cameras are the data parser's orbit."""
 
-    strength: float = 0.5
+    strength: Share = 0.5
     """t_pseudo: noise level of the renders, as a fraction of the schedule (not published by the paper)."""
-    guidance_scale: float = 7.5
+    guidance_scale: NonNegative = 7.5
     """Classifier-free guidance of the translation: uncond + s * (cond - uncond)."""
-    steps: int = 50
+    steps: Steps = 50
     """Sampling steps of the whole schedule; a translation takes the last `strength` of them."""
-    margin: float | None = None
+    margin: NonNegative | None = None
     """Distance from the renders' silhouettes within which the guide may draw, in widths of the image; the rest stays
     background. By default it draws everywhere, which may reproduce backgrounds of the photos."""
-    chunk: int = 4
+    chunk: Count = 4
     """Number of renders translated at a time."""
     upscaler: UpscalerConfig | None = None
     """Model that upscales the pseudo views of a guide of small images, such as IF's second stage: end the command with
@@ -67,7 +68,7 @@ class PhasesConfig:
     reset_nerf: bool = True
     """Start the final NeRF from scratch, as in the paper. If not, it is a copy of the initial one, and keeps more of it
     where pseudo views are wrong or contradict each other."""
-    lr_final_fraction: float = 1.0
+    lr_final_fraction: Positive = 1.0
     """Share of the learning rates that is left at the end of each NeRF's training; they fall exponentially."""
     identifier: str = "sks"
     """The rare word in the prompt that stands for the subject."""
@@ -75,11 +76,11 @@ class PhasesConfig:
     """What kind of thing the subject is; by default the words after the identifier."""
     dreambooth: DreamBoothConfig = field(default_factory=DreamBoothConfig)
     """Settings of all three fine-tunings."""
-    partial_steps: int = 150
+    partial_steps: Natural = 150
     """Iterations of D_partial on the photos (150 in the paper); 0 leaves the guide untuned."""
-    full_steps: int = 800
+    full_steps: Natural = 800
     """Iterations of D_full on the photos (800 in the paper); 0 leaves the guide untuned."""
-    multiview_steps: int = 150
+    multiview_steps: Natural = 150
     """Further iterations of D_partial on photos and pseudo views (150 in the paper)."""
 
     @property

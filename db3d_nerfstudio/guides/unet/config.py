@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig, PredictionType
+from db3d_nerfstudio.ranges import Count, Positive
 
 
 @dataclass
@@ -12,9 +13,9 @@ class DiffusersGuideConfig(DiffusionGuideConfig):
 
     tuning: Literal["full", "lora", "textual_inversion"] = "full"
     """What DreamBooth trains: the whole UNet, a low-rank adapter on its layers, or the embedding of one new word."""
-    lora_rank: int = 4
+    lora_rank: Count = 4
     """Rank of the adapters."""
-    lora_alpha: float | None = None
+    lora_alpha: Positive | None = None
     """Adapters have the strength lora_alpha / lora_rank; by default 1."""
     lora_targets: tuple[str, ...] | None = None
     """Name suffixes of the UNet's layers with an adapter; by default the projections of all attention layers."""
