@@ -50,6 +50,14 @@ class Subject:
         """The caption of the images that preserve the prior."""
         return f"a photo of a {self.class_noun}"
 
+    def introduction(self, option: str) -> str:
+        """A line for the start: a wrong class noun costs much, and nobody sees it otherwise.
+
+        Args:
+            option: The command-line option that sets the class noun.
+        """
+        return f'The subject is "{self.identifier}", its class noun "{self.class_noun}" ({option} sets another)'
+
 
 def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None = None) -> Subject:
     """Find identifier and class noun in a prompt.

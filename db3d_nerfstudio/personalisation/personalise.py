@@ -34,7 +34,7 @@ from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
-from db3d_nerfstudio.words import Subject, parse_subject
+from db3d_nerfstudio.words import Subject, parse_subject, prompts_of_run
 from db3d_nerfstudio.workspace import Workspace
 
 PERSONALISED = "personalised"
@@ -75,6 +75,7 @@ class PersonaliseConfig:
 def main(config: PersonaliseConfig) -> None:
     """Make what is missing, and print where everything is."""
     data, subject = _subject(config)
+    announce(subject.introduction("--class-noun"))
     for line in check_photos(data):
         announce(line)
     output = config.output or Path("outputs", "dreambooth", data.resolve().name)
@@ -115,7 +116,8 @@ class Personaliser:
         self.workspace = Workspace(output, instead="give another --output")
         self.guide: DiffusersGuide = config.guide.setup(device=config.device)
         with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
-            self.guide.embed([subject.class_prompt, *(prompt for use in self.uses for prompt in use.prompts)])
+            of_tuning = prompts_of_run(subject.instance_prompt, subject, sided=self.guide.tells_sides)
+            self.guide.embed([*of_tuning, *(prompt for use in self.uses for prompt in use.prompts)])
         self._tuner = SubjectTuner(self.guide, data, subject, config.dreambooth, self.workspace, config.seed)
         self.progress = RunProgress(self._tasks())
 
@@ -131,7 +133,7 @@ class Personaliser:
 
     def personalised(self) -> Path:
         """The folder of the fine-tune."""
-        return self.workspace.once(PERSONALISED, self._recipe(), self._personalise)
+        return self.workspace.once(PERSONALISED, self._recipe(), self._personalise, for_people=("losses.json",))
 
     def _personalise(self, path: Path) -> None:
         data = self._tuner.data
