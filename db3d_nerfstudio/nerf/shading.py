@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from db3d_nerfstudio.ranges import NonNegative, Share
+from db3d_nerfstudio.ranges import NonNegative, PositiveInterval, Share
 
 __all__ = ["Shading", "ShadingConfig", "Surface", "draw_shading", "sample_light", "shade"]
 
