@@ -119,7 +119,9 @@ def prompts_of_run(
         sided: Whether the guide was trained on the names of all `DIRECTIONS`.
     """
     named = dict.fromkeys([*VIEW_NAMES, *direction_names(sided)])
-    plain = [prompt, *([subject.instance_prompt, subject.class_prompt] if subject else [])]
+    plain = [prompt]
+    if subject is not None:
+        plain += [subject.instance_prompt, subject.class_prompt, drop_identifier(prompt, subject.identifier)]
     return list(
         dict.fromkeys([*plain, *(seen_from(text, view) for text in plain for view in named), negative_prompt, ""])
     )
