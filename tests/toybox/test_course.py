@@ -60,7 +60,7 @@ def test_a_cooldown_starts_where_another_run_is_and_leaves_it_alone(tmp_path):
     train(cooled)
     assert make(tmp_path / "cooled", **settings).step == 12
     assert (tmp_path / "long" / course.CHECKPOINT).read_bytes() == kept
-    with pytest.raises(UserError, match="output of its own"):
+    with pytest.raises(UserError, match="give the cooldown another --output"):
         make(tmp_path / "cooled")
     with pytest.raises(UserError, match="no checkpoint"):
         make(tmp_path / "other", cooldown_from=tmp_path / "nowhere")
