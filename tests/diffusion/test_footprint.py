@@ -51,6 +51,7 @@ def test_every_choice_that_saves_or_costs_memory_is_counted() -> None:
     base = small()
     moments = base.training // 3 * 2
     assert small(tuning="lora").training < base.training / 10
+    assert small(tuning="textual_inversion").training < base.training / 100
     assert small(train_text_encoder=True).training > base.training
     assert small(gradient_checkpointing=True).kept < base.kept / 2
     assert small(text_encoder_memory="free").weights < base.weights

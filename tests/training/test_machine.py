@@ -71,6 +71,7 @@ def test_the_line_is_about_the_free_memory_less_what_the_nerf_needs(config, monk
     from tiny_run import tiny_run
 
     context = tiny_run(config).context
+    capsys.readouterr()
     announce_memory(context, config.pipeline.phases)
     assert capsys.readouterr().out == "", "the analytic guide is on the CPU"
     seen: list[tuple] = []

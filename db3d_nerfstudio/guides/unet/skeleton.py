@@ -132,12 +132,22 @@ class NoWords:
     """A tokenizer for which every prompt is 77 times the same token."""
 
     model_max_length = 77
+    unk_token_id = eos_token_id = None
 
     def __call__(self, prompts: str | list[str], return_tensors: str | None = None, **_: Any) -> Any:
         if return_tensors is None:
             return SimpleNamespace(input_ids=[0])
         ids = torch.zeros(len(prompts), self.model_max_length, dtype=torch.long)
         return _Words(ids, torch.ones_like(ids))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {}
+
+    def add_tokens(self, word: str) -> None:
+        """A new word is the same token, too."""
+
+    def convert_tokens_to_ids(self, word: str) -> int:
+        return 0
 
 
 class _Words(SimpleNamespace):

@@ -101,6 +101,25 @@ def test_plain_diffusers_makes_the_same_images_of_the_folder(model: Path, tmp_pa
     assert torch.equal(drawn(again, prompt), ours)
 
 
+def test_weights_that_are_in_place_are_not_read_again(model: Path, tmp_path: Path) -> None:
+    guide, reads = guided(model), []
+    read = UNet2DConditionModel.load_state_dict
+    guide.unet.load_state_dict = lambda state: reads.append(len(state)) or read(guide.unet, state)
+    base = guide.fingerprint()
+    guide.load(None)
+    guide.load(None)
+    assert len(reads) == 1
+    tune(guide, "a dog")
+    tuned = guide.fingerprint()
+    guide.save(tmp_path / "a")
+    guide.load(None)
+    assert guide.fingerprint() == base != tuned and len(reads) == 2, "fused optimizers leave no trace but the values"
+    guide.load(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    guide.load(tmp_path / "b")
+    assert guide.fingerprint() == tuned and len(reads) == 3, "the same files under another name"
+
+
 def test_adapter_says_what_it_is(model: Path, tmp_path: Path) -> None:
     from safetensors import safe_open
 

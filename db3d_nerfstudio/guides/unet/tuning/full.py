@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import digest
 from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
 
 
@@ -18,7 +19,7 @@ class FullTuning(Tuning):
         self.modules, self._read_base = modules, read_base
         for module in modules.values():
             module.requires_grad_(True)
-        self._loaded = self._versions(None)
+        self._loaded: tuple[list[tuple[int, int]], str] | None = None
 
     def save(self, path: Path) -> None:
         for name, module in self.modules.items():
@@ -27,7 +28,7 @@ class FullTuning(Tuning):
     def load(self, path: Path | None) -> None:
         if path is not None:
             check_saved(path, list(self.modules))
-        if self._loaded == self._versions(path):
+        if self._loaded is not None and self._loaded == self._state(path):
             return  # Gigabytes need not be read again.
         for name, module in self.modules.items():
             if path is None:
@@ -40,10 +41,13 @@ class FullTuning(Tuning):
                     f"{path}/{name} has another architecture: set the guide's model to the one it was tuned from."
                 )
             module.load_state_dict(theirs)
-        self._loaded = self._versions(path)
+        self._loaded = self._state(path)
 
-    def _versions(self, path: Path | None) -> tuple[list[tuple[int, int]], list[int]]:
-        """Which files are meant, wherever they are moved to, and how often each parameter was written to."""
+    def _state(self, path: Path | None) -> tuple[list[tuple[int, int]], str]:
+        """Which files are meant, wherever they are moved to, and what the parameters are now.
+
+        Parameters do not count how often they are written to: fused optimizers leave that out.
+        """
         files = [] if path is None else [file.stat() for name in self.modules for file in (path / name).iterdir()]
-        written = [parameter._version for module in self.modules.values() for parameter in module.parameters()]
-        return sorted((file.st_ino, file.st_mtime_ns) for file in files), written
+        parameters = [(f"{name}.{key}", p) for name, m in self.modules.items() for key, p in m.named_parameters()]
+        return sorted((file.st_ino, file.st_mtime_ns) for file in files), digest(parameters)
