@@ -11,7 +11,7 @@ if [ $# -gt 0 ]; then
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$site" "$1"/*.whl
     export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
 fi
-if ! python3 -c "import db3d_nerfstudio" 2>/dev/null || [ $# -gt 0 ]; then
+if [ $# -gt 0 ] || ! python3 -c "from importlib.metadata import version; version('db3d_nerfstudio')" 2>/dev/null; then
     # Methods are found by their entry points: the package has to be installed, wherever it lies.
     python3 -m pip install -q --no-index --no-deps --no-build-isolation -e .
 fi

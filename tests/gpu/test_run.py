@@ -129,7 +129,7 @@ def test_out_of_memory_ends_in_one_line_and_the_same_command_goes_on(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     config = small_config(model, photos, tmp_path / "out")
-    config.pipeline.phases.dreambooth.batch_size = 64
+    config.pipeline.phases.dreambooth.batch_size = 512
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(20 * 2**30 / torch.cuda.get_device_properties(0).total_memory)
     try:

@@ -66,6 +66,7 @@ def test_every_task_takes_what_is_counted(
     four = Conditioning.of(guide, ["a"] * 4)
     with measured(f"{family}: translation of four, 2 of 4 steps", counted.tasks["translation"]):
         translate(guide, pictures(guide, 4, 64), four, TranslationConfig(steps=4, strength=0.5))
+    guide.load(None)  # Draws weights again, beside the old ones.
     config = DreamBoothConfig(num_class_images=8, class_sampling=SamplingConfig(2))
     with measured(f"{family}: 8 class images, 2 steps", counted.tasks["class images"]):
         prior = class_images(guide, "a", config, Workspace(tmp_path))
