@@ -69,7 +69,7 @@ class Workspace:
             announce(f"{path} is made again")
         with makes(path) as scratch:
             make(scratch)
-            recipe[FILES] = listing(scratch)
+            recipe[FILES] = {name: entry for name, entry in listing(scratch).items() if name not in for_people}
             (scratch / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", "utf8")
         return path
 
@@ -142,6 +142,18 @@ def unlisted(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def check_whole(path: Path) -> None:
+    """Raises UserError if files of an artifact are gone or changed; one that is not there passes."""
+    damage = _damage(path, (_read_recipe(path) or {}).get(FILES, {}))
+    if damage:
+        raise UserError(damage)
+
+
+def _damage(path: Path, files: dict[str, dict[str, Any]]) -> str:
+    wrong = ", ".join(damages(path, files))
+    return wrong and f"in {path}, {wrong}: put it back, or delete the folder to have it made again"
+
+
 def _put_away(path: Path) -> None:
     """Delete an artifact, or keep it under another name if files were added to it."""
     if not path.exists():
@@ -175,9 +187,9 @@ def _fault(path: Path, wanted: dict[str, Any], instead: str, for_people: tuple[s
             f"{path} was made with other settings ({'; '.join(differences)}): "
             f"{instead}, or delete that folder to have it made again"
         )
-    wrong = damages(path, files)
-    if wrong:
-        return f"in {path}, {', '.join(wrong)}: put it back, or delete the folder to have it made again"
+    damage = _damage(path, files)
+    if damage:
+        return damage
     others = [name for name in unlisted(path, files) if name not in for_people]
     if others:
         announce(f"{path} has files that are not used: {', '.join(others)}")

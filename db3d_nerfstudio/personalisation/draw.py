@@ -15,6 +15,7 @@ from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.personalisation.choice import GuideChoice, guide_of
 from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
+from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 COLUMNS = 4
@@ -47,6 +48,7 @@ class SampleConfig:
 
 def main(config: SampleConfig) -> None:
     """Draw and write the images, and print their paths."""
+    FreeThreads().begin()
     guide = guide_of(config.personalised, config.guide).setup(device=config.device)
     if config.personalised is not None:
         guide.load(config.personalised)

@@ -32,6 +32,7 @@ from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
+from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
 from db3d_nerfstudio.words import Subject, parse_subject, prompts_of_run
@@ -76,6 +77,7 @@ def main(config: PersonaliseConfig) -> None:
     """Make what is missing, and print where everything is."""
     data, subject = _subject(config)
     announce(subject.introduction("--class-noun"))
+    FreeThreads().begin()
     for line in check_photos(data):
         announce(line)
     output = config.output or Path("outputs", "dreambooth", data.resolve().name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,5 +43,10 @@ def open_run(run: Path) -> Pipeline:
 def exports_folder(run: Path, chosen: Path | None) -> Path:
     """The folder for exports, made if needed."""
     folder = run / EXPORTS if chosen is None else chosen
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --output") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: choose another --output")
     return folder

@@ -93,12 +93,13 @@ def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
     """The sections of the report, made or still to come; a baseline has fewer."""
     folder, contents = manifest["inputs"]["folder"], manifest["contents"]
     photos = [Path(folder or "") / photo["file"] for photo in manifest["inputs"]["photos"]]
-    classes = sorted((run / "class_images").glob("*.png"))[:MOST_CLASS_IMAGES]
+    classes = [path for path in sorted((run / "class_images").glob("*.png"))[:MOST_CLASS_IMAGES] if _is_readable(path)]
+    readable = [path for path in photos if _is_readable(path)]
     sheets = [(contents[name], run / name / "samples.png") for name in _tunings(manifest)]
     views = run / "pseudo_views" / "contact_sheet.png"
     films = sorted((run / TURNTABLES).glob("*.webp"), key=os.path.getmtime)
     sections = {
-        "inputs": Section("Photos", str(folder), [(path.name, _tile(path)) for path in photos if path.exists()]),
+        "inputs": Section("Photos", f"{folder}{_gone(photos)}", [(path.name, _tile(path)) for path in readable]),
         "class_images": Section(
             "Class images",
             "Samples of the class by the untuned guide.",
@@ -107,12 +108,12 @@ def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
         "dreambooth/full": Section(
             "Samples of the fine-tuned guides",
             "Columns: front, side, back and overhead view; the same noise for all of them.",
-            [(words, data_uri(Image.open(path))) for words, path in sheets if path.exists()],
+            [(words, data_uri(Image.open(path))) for words, path in sheets if _is_readable(path)],
         ),
         "pseudo_views": Section(
             "Pseudo views",
             "Rows: photos; renders of the initial NeRF; what D_full makes of them.",
-            [("", data_uri(Image.open(views)))] if views.exists() else [],
+            [("", data_uri(Image.open(views)))] if _is_readable(views) else [],
         ),
         TURNTABLES: Section(
             "NeRFs",
@@ -181,6 +182,20 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 def _words(change: Change) -> str:
     values = {"prompt": change.prompt, "guidance scale": change.guidance_scale, "end of the NeRF": change.ends}
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether a picture of the run is still there and whole."""
+    try:
+        load_photo(path, 1)
+    except UserError:
+        return False
+    return True
+
+
+def _gone(photos: list[Path]) -> str:
+    gone = [path.name for path in photos if not _is_readable(path)]
+    return f" (gone or unreadable since: {', '.join(gone)})" if gone else ""
 
 
 def _tile(path: Path) -> str:

@@ -1,13 +1,13 @@
 """Run folders: the command that started them, their progress, and the commands that work on them."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
 from nerfstudio.engine.trainer import TrainerConfig
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.locks import take_lock
 from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.run.config import FILE, read_config
 
@@ -52,16 +52,9 @@ def checkpoint_step(folder: Path) -> int:
 
 def try_lock(run: Path) -> bool:
     """Lock the run for this process until it ends in any way; False if another process holds the lock."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock, and no protection.
-        return True
     if run not in _held_locks:
-        descriptor = os.open(run / ".lock", os.O_WRONLY | os.O_CREAT)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
+        descriptor = take_lock(run / ".lock")
+        if descriptor is None:
             return False
         _held_locks[run] = descriptor
     return True

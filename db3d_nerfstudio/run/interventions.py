@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,7 +40,12 @@ class Change:
 def read_changes(run: Path) -> list[Change]:
     """The changes made to a run, in order."""
     file = run / FILE
-    return [Change(**entry) for entry in json.loads(file.read_text("utf8"))] if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        return [Change(**entry) for entry in json.loads(file.read_text("utf8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error}): put it right, or delete it to drop the changes") from None
 
 
 def add_change(run: Path, change: Change) -> None:
@@ -97,6 +103,8 @@ class Interventions:
             try:
                 if change.prompt is not None:
                     check_prompt(change.prompt)
+                if change.guidance_scale is not None and not (0 <= change.guidance_scale < math.inf):
+                    raise UserError(f"a guidance scale is 0 or more, not {change.guidance_scale}")
             except UserError as error:
                 self.answer = f"Not done: {error}"
                 continue
@@ -110,6 +118,11 @@ class Interventions:
     def guidance_at(self, step: int) -> tuple[str, float]:
         """Prompt and guidance scale at a step."""
         return guidance_at(self._changes, step, *self._started_with)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts that have been set so far."""
+        return [change.prompt for change in self._changes if change.prompt is not None]
 
     @property
     def ends(self) -> dict[PhaseName, int]:

@@ -21,6 +21,7 @@ import psutil
 import torch
 from nerfstudio.engine.trainer import TrainerConfig
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photos import photo_paths
 from db3d_nerfstudio.run.folder import settings
 from db3d_nerfstudio.run.progress import Event, RunProgress
@@ -35,8 +36,12 @@ _PACKAGES = ("db3d_nerfstudio", "nerfstudio", "torch", "diffusers", "transformer
 
 def read_manifest(run: Path) -> dict[str, Any]:
     """The manifest of a run; empty if it has none."""
-    file = run / FILE
-    return json.loads(file.read_text("utf8")) if file.exists() else {}
+    try:
+        return json.loads((run / FILE).read_text("utf8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run / FILE} cannot be read ({error}): delete it, and it is begun anew") from None
 
 
 def describe(config: TrainerConfig, contents: dict[str, str]) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class FineTunes:
             )
 
         made_of = {"start": start and start.name, "max_train_steps": max_train_steps, "captions": data.captions}
-        return self.workspace.once(f"dreambooth/{name}", {**made_of, **self.tuner.recipe(), **recipe}, make)
+        made_of = {**made_of, **self.tuner.recipe(), **recipe}
+        return self.workspace.once(f"dreambooth/{name}", made_of, make, for_people=(SAMPLES, "losses.json"))
 
     def _save_samples(self, name: str, path: Path) -> None:
         """Draw the subject from each side, with the same noise for every fine-tune."""

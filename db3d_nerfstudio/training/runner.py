@@ -19,13 +19,15 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
 from db3d_nerfstudio.run.config import read_config
+from db3d_nerfstudio.run.interventions import FILE as INTERVENTIONS
+from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.training import initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes
 from db3d_nerfstudio.training.machine import announce_memory
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
 from db3d_nerfstudio.training.tasks import ONE, ONLY, THREE, TWO, nerf_task, stage_line
-from db3d_nerfstudio.words import parse_subject, view_prompts
+from db3d_nerfstudio.words import parse_subject, prompts_of_run
 from db3d_nerfstudio.workspace import Workspace
 
 
@@ -40,11 +42,14 @@ class PhaseRunner:
         self.workspace = Workspace(context.folder)
         self.fine_tunes = FineTunes(config, context)
         self._entered: PhaseName | None = None
+        self._threads = FreeThreads()
+        self._threads.begin()
 
     def before_step(self, step: int) -> None:
         """The callback before every training iteration, a function of the step and of files alone."""
         context, phase = self.context, self._phase_at(step)
         context.step = step
+        self._threads.adapt()
         next_end = (step // context.accumulation + 1) * context.accumulation
         context.interventions.apply(step, self._check_prompt, next_end, phase.name)
         context.model.distillation.set_guidance(*context.interventions.guidance_at(step))
@@ -121,7 +126,9 @@ class PhaseRunner:
             settings = self.config.pseudo_views, self._stage_2_prompt
             pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
 
-        return self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make)
+        return self.workspace.once(
+            "pseudo_views", self._pseudo_views_recipe(), make, for_people=("contact_sheet.png", "stage_2/losses.json")
+        )
 
     def _start_second_nerf(self) -> None:
         """New weights in the same parameters, unless the initial NeRF's are kept, and reset optimizers."""
@@ -147,22 +154,25 @@ class PhaseRunner:
         """Load the guide and embed every prompt, so that a wrong path or an unknown word ends the run at once."""
         if self._entered is None:
             announce_memory(self.context, self.config)
-        sds = self.context.model.config.sds
-        if sds.gradient == "contrast":
+        if self.context.model.config.sds.gradient == "contrast":
             with self.context.guide.untuned():
                 pass  # Whether it can be is known now, and needed after a fine-tuning.
-        prompts = [self.context.model.config.prompt, sds.negative_prompt]
-        if self.config.needs_photos:
-            subject = self.fine_tunes.subject
-            prompts += [subject.class_prompt, *view_prompts(subject.instance_prompt).values()]
-        with torch.no_grad():
-            self.context.guide.embed(prompts)
+        self._check_prompt(self.context.model.config.prompt)
+        for prompt in self.context.interventions.prompts:
+            try:
+                self._check_prompt(prompt)
+            except UserError as error:
+                file = self.workspace.root / INTERVENTIONS
+                raise UserError(f"{error} It was set in the viewer: remove it from {file}") from None
 
     def _check_prompt(self, prompt: str) -> None:
+        subject, guide = None, self.context.guide
         if self.config.needs_photos:
             parse_subject(prompt, self.config.identifier, self.config.class_noun)
+            subject = self.fine_tunes.subject
         with torch.no_grad():
-            self.context.guide.embed(list(view_prompts(prompt).values()))
+            negative_prompt = self.context.model.config.sds.negative_prompt
+            guide.embed(prompts_of_run(prompt, subject, negative_prompt, guide.tells_sides))
 
     def _phase_at(self, step: int) -> Phase:
         return phase_at(self.config, step, self.context.interventions.ends)

@@ -5,15 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
+from db3d_nerfstudio.results.report import FILE as REPORT
 from db3d_nerfstudio.run.config import FILE, RunConfig
 from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
+from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.words import parse_subject
+from db3d_nerfstudio.workspace import check_whole
+
+ARTIFACTS = ("initial", "dreambooth/partial", "dreambooth/full", "dreambooth/multiview", "pseudo_views")
+"""Folders of a run that later stages read; class images are made again where they are not whole."""
 
 
 def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
@@ -30,7 +38,8 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
     if phases.initial.steps < 1:
         raise UserError("the initial NeRF needs at least one step: set --pipeline.phases.initial.steps to 1 or more")
     if phases.needs_photos:
-        parse_subject(model.prompt, phases.identifier, phases.class_noun)
+        subject = parse_subject(model.prompt, phases.identifier, phases.class_noun)
+        announce(subject.introduction("--pipeline.phases.class-noun"))
     if datamanager.data is not None:
         datamanager.data = datamanager.data.expanduser().absolute()
         for line in check_photos(datamanager.data):
@@ -72,10 +81,41 @@ def unfinished_run(config: RunConfig, runs: Path) -> str | None:
     for file in sorted(runs.glob(f"*/{FILE}"), key=os.path.getmtime, reverse=True):
         run, total = file.parent, total_steps(config, file.parent)
         step = checkpoint_step(run / config.relative_model_dir) + 1
-        if step < total and same_settings(config, run) and try_lock(run):
-            announce(f"Continuing {run} at step {step} of {total} (--resume False starts a new run)")
-            return run.name
+        if (step >= total and is_complete(run)) or not same_settings(config, run):
+            continue
+        if not try_lock(run):
+            raise UserError(
+                f"another process is training {run} by the same command: wait for it, or start a second run "
+                "with --resume False"
+            )
+        announce(f"Continuing {run} at step {step} of {total} (--resume False starts a new run)")
+        return run.name
     return None
+
+
+def is_complete(run: Path) -> bool:
+    """Whether nothing is missing of a run that was trained to its end: it is recorded as finished, and reported."""
+    return read_manifest(run).get("state") == "finished" and (run / REPORT).exists()
+
+
+def checkpoints_of(folder: Path) -> Path:
+    """The folder of checkpoints that `--load-dir` names, itself or by the run that holds it.
+
+    Raises:
+        UserError: there are none.
+    """
+    for each in (folder, folder / "nerfstudio_models"):
+        if checkpoint_step(each) >= 0:
+            return each
+    raise UserError(f"{folder} has no checkpoints: give --load-dir a run, or the nerfstudio_models/ in one")
+
+
+def check_device(device_type: str) -> None:
+    """Raises UserError if this machine has no such device."""
+    if device_type == "cuda" and not torch.cuda.is_available():
+        raise UserError("there is no CUDA device: leave --machine.device-type out, or set it to cpu")
+    if device_type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("there is no MPS device: leave --machine.device-type out, or set it to cpu")
 
 
 def claim(run: Path, photos: Path | None, prompt: str) -> None:
@@ -91,5 +131,7 @@ def claim(run: Path, photos: Path | None, prompt: str) -> None:
     other = subject_of(run)
     if other and other != (photos, prompt):
         raise UserError(f'{run} is the run of another subject ({other[0]}, "{other[1]}"): choose another --timestamp')
+    for name in ARTIFACTS:
+        check_whole(run / name)
     if not try_lock(run):
         raise UserError(f"another process is training in {run}: wait for it, or choose another --timestamp")

@@ -18,6 +18,8 @@ from nerfstudio.engine.trainer import Trainer
 
 from db3d_nerfstudio.console import announce, nerfstudio_silenced
 from db3d_nerfstudio.errors import exit_on_user_error
+from db3d_nerfstudio.paths import expand_home
+from db3d_nerfstudio.ranges import check_ranges
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
@@ -67,6 +69,11 @@ class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
     def set_timestamp(self) -> None:
         """Called by `ns-train` before anything is written: check the input, and choose the run folder."""
         with exit_on_user_error():
+            expand_home(self)
+            check_ranges(self)
+            start.check_device(self.machine.device_type)
+            if self.load_dir is not None:
+                self.load_dir = start.checkpoints_of(self.load_dir)
             if self.example:
                 start.take_example(self.pipeline)
             start.check_input(self.pipeline)

@@ -20,6 +20,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from PIL import Image
 
 from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import data_uri, tiled
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.run.progress import Event, RunProgress, time_left
@@ -53,6 +54,9 @@ class ViewerPanel(ViewerControl):
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
+        wanted, host, port = viewer.config.websocket_port, viewer.config.websocket_host, self.viser_server.get_port()
+        if len(viewer.viewer_info) == 1 and " or http" not in viewer.viewer_info[0]:  # It is not shared.
+            viewer.viewer_info = [address_line(host, port, wanted)]
         views = viewer.pipeline.datamanager.config.dataparser.pseudo_views
         self._run = viewer.log_filename.parent if views is None else views.parent
         self._look_from_the_front()
@@ -119,9 +123,14 @@ class ViewerPanel(ViewerControl):
         self._show_pictures()
 
     def _show_photos(self, folder: Path | None) -> None:
-        if folder is not None and folder.is_dir():
+        if folder is None:
+            return
+        try:
             photos = [load_photo(path, TILE) for path in photo_paths(folder)]
-            self._pictures["Photos"].content = _as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
+        except UserError as error:  # Of a run that is looked at elsewhere, or later.
+            self._pictures["Photos"].content = f"*{error}*"
+            return
+        self._pictures["Photos"].content = _as_markdown(tiled(photos, columns=min(6, len(photos))), "photos")
 
     def _show_pictures(self) -> None:
         """Show the newest sheets of samples and pseudo views, the latter while they are being made."""
@@ -174,6 +183,14 @@ class ViewerPanel(ViewerControl):
                 wxyz=turned.wxyz,
                 position=pose[:, 3] * VISER_NERFSTUDIO_SCALE_RATIO,
             )
+
+
+def address_line(host: str, port: int, wanted: int | None) -> str:
+    """Where the viewer is served, which is another port than `wanted` if that one is taken."""
+    everywhere = host in ("0.0.0.0", "::", "")
+    name = "localhost" if everywhere else f"[{host}]" if ":" in host else host
+    taken = f" (port {wanted} is taken)" if wanted not in (None, port) else ""
+    return f"Viewer: http://{name}:{port}{' (and at the other addresses of this machine)' * everywhere}{taken}"
 
 
 def end_renders() -> None:

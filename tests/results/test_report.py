@@ -83,6 +83,16 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
     assert not list(run.glob("*.tmp"))
 
 
+def test_photos_that_are_gone_or_broken_are_named(run, manifest, photos):
+    (photos / "00.png").unlink()
+    (photos / "02.png").write_bytes(b"cut off")
+    (run / "class_images").mkdir()
+    (run / "class_images" / "0000.png").write_bytes(b"cut off")
+    page = page_of(run)
+    assert f"{photos} (gone or unreadable since: 00.png, 02.png)" in page
+    assert "01.png</figcaption>" in page and "02.png</figcaption>" not in page
+
+
 def test_a_baseline_has_fewer_sections_and_no_partial_guide(config, run):
     config.pipeline.phases.final.steps = 0
     Manifest(run, describe(config, contents(config.pipeline.phases)))

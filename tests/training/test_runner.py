@@ -10,6 +10,7 @@ from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.run.interventions import Change, add_change
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.run.record import read_losses
 
@@ -91,6 +92,46 @@ def test_a_guide_that_cannot_be_used_ends_the_run_before_anything_is_made(config
     with pytest.raises(UserError, match="unknown word"):
         run.runner.before_step(0)
     assert not (run.context.folder / "dreambooth").exists()
+
+
+@pytest.mark.parametrize("view_words", ["none", "guess"])
+def test_nothing_is_embedded_that_was_not_checked_at_the_start(config, monkeypatch, view_words):
+    dreambooth, sds = config.pipeline.phases.dreambooth, config.pipeline.model.sds
+    dreambooth.view_words, dreambooth.class_views, sds.negative_prompt, sds.perp_neg = view_words, True, "ugly", 1.0
+    run = tiny_run(config)
+    embed, embedded = run.context.guide.embed, []
+    monkeypatch.setattr(run.context.guide, "embed", lambda prompts: embedded.append(prompts) or embed(prompts))
+    for step in range(START + 2):
+        run.runner.before_step(step)
+        run.pipeline.get_train_loss_dict(step)
+    first, later = set(embedded[0]), {prompt for prompts in embedded[1:] for prompt in prompts}
+    assert later <= first and {"ugly", "", config.pipeline.model.prompt + ", back view"} <= later
+
+
+def test_a_prompt_that_was_set_in_the_viewer_is_checked_at_a_restart(config, monkeypatch):
+    add_change(tiny_run(config).context.folder, Change(4, prompt="a sks robot that is too long"))
+    run = tiny_run(config)
+    embed = run.context.guide.embed
+
+    def refuse(prompts):
+        if "too long" in prompts[0]:
+            raise UserError("shorten it.")
+        return embed(prompts)
+
+    monkeypatch.setattr(run.context.guide, "embed", refuse)
+    with pytest.raises(UserError, match="shorten it. It was set in the viewer: remove it from .*interventions.json"):
+        run.runner.before_step(0)
+
+
+def test_what_somebody_did_to_artifacts_is_noticed(config):
+    run = tiny_run(config)
+    run.runner.before_step(START)
+    folder = run.context.folder
+    (folder / "dreambooth" / "partial" / "samples.png").unlink()
+    tiny_run(config).runner.before_step(START)
+    (folder / "dreambooth" / "partial" / "shift.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UserError, match=r"dreambooth/partial, shift.safetensors has changed: put it back, or delete"):
+        tiny_run(config).runner.before_step(START)
 
 
 def test_stable_diffusion_goes_through_the_same_phases_with_adapters(config, tmp_path):

@@ -2,17 +2,22 @@
 
 import copy
 import fcntl
+import json
 import shutil
+from pathlib import Path
 
 import pytest
+from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.schedulers import ExponentialDecaySchedulerConfig
 
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+from db3d_nerfstudio.locks import locked
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
+from db3d_nerfstudio.workspace import Workspace
 
 
 @pytest.fixture
@@ -20,6 +25,7 @@ def config(photos, tmp_path):
     """What `ns-train` has made of a command line when it calls `set_timestamp`."""
     config = DreamBooth3DTrainerConfig(
         method_name="m",
+        machine=MachineConfig(device_type="cpu"),
         output_dir=tmp_path / "out",
         gradient_accumulation_steps={"encodings": 2},
         pipeline=DreamBooth3DPipelineConfig(model=DreamBooth3DModelConfig(guide=DiffusionGuideConfig())),
@@ -68,7 +74,7 @@ def test_the_same_command_continues_its_unfinished_run(config, reached, capsys):
     "change",
     [
         lambda c: setattr(c.pipeline.model, "prompt", "a photo of a sks dog"),
-        lambda c: setattr(c.pipeline.model, "guidance_scale", 3.0),
+        lambda c: setattr(c.pipeline.model.sds, "guidance_scale", 3.0),
         lambda c: setattr(c.pipeline.phases.pseudo_views, "strength", 0.1),
         lambda c: setattr(c.machine, "seed", 7),
         lambda c: setattr(c, "resume", False),
@@ -81,10 +87,63 @@ def test_another_command_starts_another_run(config, change):
     assert begin(config).timestamp != "earlier"
 
 
-def test_a_finished_run_is_left_alone(config):
+def renamed(begun):
+    """The folder of a run as a process that has ended left it."""
+    run = begun.get_base_dir().with_name("earlier")
+    shutil.copytree(begun.get_base_dir(), run)
+    shutil.rmtree(begun.get_base_dir())
+    return run
+
+
+@pytest.mark.parametrize(
+    ("state", "reported"), [(None, False), ("running", False), ("finished", False), ("finished", True)]
+)
+def test_a_finished_run_is_left_alone_and_one_killed_before_its_report_is_finished(config, state, reported):
     first = begin(config, reached=9)
-    first.get_base_dir().rename(first.get_base_dir().with_name("earlier"))
-    assert begin(config).timestamp != "earlier"
+    run = renamed(first)
+    if state is not None:
+        (run / "manifest.json").write_text(json.dumps({"state": state}))
+    if reported:
+        (run / "report.html").touch()
+    assert (begin(config).timestamp == "earlier") is not reported
+
+
+def test_the_same_command_twice_at_a_time_is_one_line(config):
+    run = renamed(begin(config, reached=3))
+    with locked(run / ".lock"), pytest.raises(SystemExit, match="another process is training .*earlier by the same"):
+        begin(config)
+
+
+def test_a_tilde_is_the_home_folder(config, monkeypatch, tmp_path, photos):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config.output_dir, config.pipeline.datamanager.data = Path("~/runs"), Path("~") / photos.relative_to(tmp_path)
+    assert begin(config).get_base_dir().is_relative_to(tmp_path / "runs")
+
+
+def test_the_class_noun_and_what_photos_lose_are_announced(config, capsys):
+    config.pipeline.model.prompt = "a photo of a sks robot floating on water"
+    begin(config)
+    said = capsys.readouterr().out
+    assert 'its class noun "robot" (--pipeline.phases.class-noun sets another)' in said
+    assert "removes 33 % of each" in said
+
+
+def test_artifacts_that_are_not_whole_are_named_before_anything_is_loaded(config):
+    run = begin(config, reached=3).get_base_dir()
+    views = Workspace(run).once("pseudo_views", {}, lambda path: (path / "001.png").write_text("a view"))
+    begin(config)
+    (views / "001.png").unlink()
+    with pytest.raises(SystemExit, match="in .*pseudo_views, 001.png is gone: put it back, or delete the folder"):
+        begin(config)
+
+
+def test_load_dir_may_name_the_run(config):
+    earlier = begin(config, reached=3)
+    for folder in (earlier.get_base_dir(), earlier.get_checkpoint_dir()):
+        again = copy.deepcopy(config)
+        again.load_dir = folder
+        again.set_timestamp()
+        assert again.load_dir == earlier.get_checkpoint_dir()
 
 
 def test_a_run_that_another_process_is_training_is_left_alone(config):
@@ -133,6 +192,23 @@ def two_rates(config):
     config.optimizers = {"encodings": {"optimizer": None, "scheduler": ExponentialDecaySchedulerConfig()}}
 
 
+def no_gpu(config):
+    config.machine.device_type = "mps"
+
+
+def out_of_range(config):
+    config.pipeline.phases.dreambooth.batch_size = 0
+    config.pipeline.model.sds.guidance_scale = float("nan")
+
+
+def inverted_range(config):
+    config.pipeline.model.sds.t_range_start = (0.9, 0.1)
+
+
+def nothing_to_load(config):
+    config.load_dir = config.pipeline.datamanager.data
+
+
 def photos_of_another_kind(config):
     forget_data(config)
     config.example = True
@@ -148,6 +224,13 @@ def photos_of_another_kind(config):
         (no_identifier, 'does not contain the identifier "sks"'),
         (not_writable, "cannot write to .* choose another --output-dir"),
         (another_subject, 'another subject .*"a photo of a sks dog".*choose another --timestamp'),
+        (no_gpu, "no MPS device: leave --machine.device-type out"),
+        (
+            out_of_range,
+            "--pipeline.model.sds.guidance-scale is nan.*--pipeline.phases.dreambooth.batch-size is 0: .*at least 1",
+        ),
+        (inverted_range, "--pipeline.model.sds.t-range-start is .* the smaller one first"),
+        (nothing_to_load, "has no checkpoints: give --load-dir a run"),
         (photos_of_another_kind, "no photos: give --data a folder"),
         (two_rates, "scheduler of encodings .* remove the scheduler, or set .*lr-final-fraction 1"),
     ],

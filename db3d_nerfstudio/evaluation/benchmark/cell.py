@@ -135,7 +135,7 @@ def make_job(
     folder = root / "cells" / cell.name
     train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
     if phases.needs_photos:
-        train += ["--data", str(subject.photos)]
+        train += ["--data", str(subject.photos), "--pipeline.phases.class-noun", subject.class_noun]
     identifier = phases.identifier if phases.needs_photos else None
     train += ["--prompt", subject.prompt(cell.template, identifier), "--vis", "tensorboard"]
     train += ["--machine.seed", str(cell.seed), *step_arguments(phases, steps), *train_args, *options]
