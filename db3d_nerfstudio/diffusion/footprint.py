@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss, needs_prior
 from db3d_nerfstudio.diffusion.guidance import Conditioning, PerpNeg, guided_noise
 from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.guides.counting import DEVICE, GIB, Backward, Memory, fake_cuda
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.guide import choose_dtype
 from db3d_nerfstudio.guides.unet.skeleton import Shapes, skeleton
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
     from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 
 RESERVE = round(1.2 * GIB)
@@ -92,6 +95,22 @@ def footprint(
                 tasks["class images"] = _peak(memory, lambda: _draw(guide, BATCH_SIZE))
             training, kept, tasks["fine-tuning"] = _tune(guide, work.dreambooth, memory)
     return Footprint(weights, training, kept, tasks)
+
+
+def announce_needs(config: DiffusionGuideConfig, device: torch.device | str, work: Work, reserve: int = 0) -> None:
+    """Print how much of a GPU's memory a large guide will take, before it is loaded.
+
+    Args:
+        device: Where it is loaded to, unless its config names another device.
+        reserve: Bytes that something else will need there.
+
+    Raises:
+        UserError: It is more than is free.
+    """
+    device = torch.device(getattr(config, "device", None) or device)
+    if device.type == "cuda" and isinstance(config, DiffusersGuideConfig) and config._target.needs_gpu:
+        free = torch.cuda.mem_get_info(device)[0] - reserve
+        announce(check_fits(config, choose_dtype(config.dtype, device), free, work))
 
 
 def check_fits(

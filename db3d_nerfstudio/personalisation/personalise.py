@@ -18,6 +18,7 @@ import torch
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.errors import UserError
@@ -116,6 +117,7 @@ class Personaliser:
         toys = isinstance(config.guide, ToyboxGuideConfig)
         self.uses = [use for use in uses(subject, toys) if use.name in config.uses]
         self.workspace = Workspace(output, instead="give another --output")
+        announce_needs(config.guide, config.device, Work(config.dreambooth))
         self.guide: DiffusersGuide = config.guide.setup(device=config.device)
         with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
             of_tuning = prompts_of_run(subject.instance_prompt, subject, sided=self.guide.tells_sides)

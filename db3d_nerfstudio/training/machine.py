@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from nerfstudio.configs.base_config import MachineConfig
 
-from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.footprint import Work, check_fits
+from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import choose_dtype
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.guides.base import DiffusionGuideConfig
@@ -77,9 +74,5 @@ def announce_memory(context: RunContext, phases: PhasesConfig) -> None:
         UserError: It is more than is free.
     """
     model = context.model.config
-    config, device = model.guide, torch.device(getattr(model.guide, "device", None) or context.model.device)
-    if device.type != "cuda" or not isinstance(config, DiffusersGuideConfig) or not config._target.needs_gpu:
-        return
-    free = torch.cuda.mem_get_info(device)[0] - NERF_RESERVE
     work = work_of(phases, context.datamanager.config.views_per_step, model.sds.perp_neg)
-    announce(check_fits(config, choose_dtype(config.dtype, device), free, work))
+    announce_needs(model.guide, context.model.device, work, NERF_RESERVE)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from nerfstudio.configs.base_config import MachineConfig
 
+from db3d_nerfstudio.diffusion import footprint
 from db3d_nerfstudio.diffusion.footprint import Work
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
@@ -77,7 +78,7 @@ def test_the_line_is_about_the_free_memory_less_what_the_nerf_needs(config, monk
     seen: list[tuple] = []
     context.model.config.guide = StableDiffusionGuideConfig(device="cuda:0", dtype="bfloat16")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (machine.NERF_RESERVE + 7, 0))
-    monkeypatch.setattr(machine, "check_fits", lambda *args: seen.append(args) or "It fits.")
+    monkeypatch.setattr(footprint, "check_fits", lambda *args: seen.append(args) or "It fits.")
     announce_memory(context, config.pipeline.phases)
     assert capsys.readouterr().out == "It fits.\n"
     (guide, dtype, free, work) = seen[0]
