@@ -14,15 +14,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
+from db3d_nerfstudio.toybox import examiner
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import HEADS, SHIPPED_JUDGE, Judge, load_judge
 from db3d_nerfstudio.toybox.questions import (
     FIRST_EXAM_SEED,
     FIRST_TRUE_SEED,
     Question,
-    alternatives,
     draw_question,
     true_photo,
 )
@@ -49,6 +50,8 @@ class ExamConfig:
     """How samples are drawn."""
     sheet: Path | None = None
     """File for a picture of the first 64 samples."""
+    samples: Path | None = None
+    """File (.npy) for the samples; if it is there, they are read and not drawn again."""
 
 
 def frechet_distance(one: Float[Tensor, "n d"], other: Float[Tensor, "m d"]) -> float:
@@ -70,30 +73,42 @@ def sample_answers(config: ExamConfig, questions: list[Question]) -> Float[Tenso
     """What the guide draws for every question."""
     from rich.progress import Progress
 
+    if config.samples is not None and config.samples.exists():
+        return torch.from_numpy(np.load(config.samples)).float() / 255
     guide, prompts = config.guide.setup(device="cpu"), [question.text for question in questions]
     with Progress() as bar:
         task = bar.add_task("Exam", total=len(prompts))
-        return draw(guide, prompts, config.sampling, 0, progress=lambda done: bar.update(task, completed=done))
+        images = draw(guide, prompts, config.sampling, 0, progress=lambda done: bar.update(task, completed=done))
+    if config.samples is not None:
+        np.save(config.samples, (images * 255).round().byte().numpy())
+    return images
+
+
+def finest_band(images: Float[Tensor, "b 3 h w"]) -> float:
+    """Mean square of the finest band of a Laplacian pyramid: what blur takes away, and noise adds."""
+    coarse = interpolate(avg_pool2d(images, 2), scale_factor=2, mode="bilinear")
+    return (images - coarse).square().mean().item()
 
 
 @torch.no_grad()
 def grade(judge: Judge, questions: list[Question], images: Float[Tensor, "b 3 h w"]) -> dict[str, list[bool]]:
-    """Whether the judge finds in each image what its caption says, trait by trait.
+    """Whether each image shows what its caption says.
 
-    Class, colour and view are for the judge's heads to name. The hand of a side, accessory and pattern are found where
-    the caption is more like the image than captions that differ in that alone.
+    The judge names class, main colour and view; the examiner the details, where a caption asks for them.
     """
-    right: dict[str, list[bool]] = {name: [] for name in (*HEADS, "hand", "accessory", "pattern")}
+    right: dict[str, list[bool]] = {name: [] for name in (*HEADS, *examiner.HEADS)}
     opinions = [judge.look(part) for part in images.split(BATCH)]
     for name, names in HEADS.items():
         said = torch.cat([getattr(opinion, name) for opinion in opinions]).argmax(-1).tolist()
         for question, index in zip(questions, said, strict=True):
             wanted = question.view if name == "view" else getattr(question.traits, name)
             right[name].append(names[index] == wanted)
-    embeddings = torch.cat([opinion.embedding for opinion in opinions])
-    for question, embedding in zip(questions, embeddings, strict=True):
-        for name, captions in alternatives(question).items():
-            right[name].append(int((judge.read(captions) @ embedding).argmax()) == 0)
+    details = examiner.load_examiner()
+    looks = [details.look(part) for part in images.split(BATCH)]
+    for name in examiner.HEADS:
+        found = examiner.names(torch.cat([look[name] for look in looks]), name)
+        asked = [(question.details[name], seen) for question, seen in zip(questions, found, strict=True)]
+        right[name] += [wanted == seen for wanted, seen in asked if wanted is not None]
     return right
 
 
@@ -104,7 +119,10 @@ def embed_images(judge: Judge, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor
 
 
 def main(config: ExamConfig) -> dict[str, float]:
-    """Sample, judge, and print shares that are right, with standard errors, and the Frechet distance times 1000."""
+    """Sample, judge, and print shares that are right, with standard errors.
+
+    The Frechet distance and the finest band are printed times 1000.
+    """
     from torchvision.utils import save_image
 
     judge = load_judge(config.judge)
@@ -119,6 +137,7 @@ def main(config: ExamConfig) -> dict[str, float]:
         result[name] = round(share, 4)
         errors[name] = round((share * (1 - share) / max(1, len(values))) ** 0.5, 4)
     result["frechet"] = round(1000 * frechet_distance(embed_images(judge, images), torch.cat(others)), 1)
+    result["finest_band"] = round(1000 * finest_band(images), 3)
     print(json.dumps({**result, "standard_errors": errors}))
     return result
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from db3d_nerfstudio.toybox.captions import VIEWS, caption, direction, is_clear_view, view_word
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Studio, draw_shot
-from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits, draw_traits, make_subject
+from db3d_nerfstudio.toybox.subjects import Traits, draw_traits, make_subject
 
 FIRST_EXAM_SEED = 4_000_000
 FIRST_TRUE_SEED = 5_000_000
@@ -31,11 +31,12 @@ class Question:
     @property
     def text(self) -> str:
         """The full caption."""
-        return self.told(self.traits, self.hand)
+        return caption(self.traits, self.context, f"{self.hand} {self.view}" if self.hand else self.view)
 
-    def told(self, traits: Traits, hand: str | None) -> str:
-        """The caption with other traits, or from the other side."""
-        return caption(traits, self.context, f"{hand} {self.view}" if hand else self.view)
+    @property
+    def details(self) -> dict[str, str | None]:
+        """Name of each of the examiner's heads, and what it must find; None where the caption does not ask."""
+        return {"hand": self.hand, "pattern": self.traits.pattern, "accessory": self.traits.accessory}
 
 
 def draw_question(seed: int) -> Question:
@@ -59,21 +60,3 @@ def true_photo(question: Question, seed: int) -> UInt8[ndarray, "64 64 3"]:
             continue
         if question.hand is None or direction(shot.azimuth, shot.elevation) == f"{question.hand} side":
             return studio.photograph(shot)
-
-
-def alternatives(question: Question) -> dict[str, list[str]]:
-    """For each trait that a question asks for and no head of the judge classifies: its caption, then some that differ
-    in that trait alone.
-    """
-    traits, result = question.traits, {}
-    if question.hand is not None:
-        other = {"left": "right", "right": "left"}[question.hand]
-        result["hand"] = [question.text, question.told(traits, other)]
-    if traits.accessory is not None:
-        bare = replace(traits, accessory=None, accessory_color=None)
-        result["accessory"] = [question.text, question.told(bare, question.hand)]
-    if traits.pattern is not None:
-        others = [pattern for pattern in (None, *PATTERNS) if pattern != traits.pattern]
-        changed = [replace(traits, pattern=pattern) for pattern in others]
-        result["pattern"] = [question.text, *(question.told(each, question.hand) for each in changed)]
-    return result

@@ -1,4 +1,7 @@
-"""Put a trained guide and judge into the package, at half precision: `python -m db3d_nerfstudio.toybox.release`."""
+"""Put a trained guide, judge or examiner into the package at half precision.
+
+python -m db3d_nerfstudio.toybox.release --guide outputs/toybox/guide
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ class ReleaseConfig:
     """Folder of a trained guide."""
     judge: Path | None = None
     """File of a trained judge."""
+    examiner: Path | None = None
+    """File of a trained examiner."""
     weights: Path = WEIGHTS
     """Folder of the package's weights."""
 
@@ -35,11 +40,14 @@ def main(config: ReleaseConfig) -> None:
             if part is not None:
                 part.half().register_to_config(_name_or_path="toybox")
         network.save_guide(config.weights / "guide", unet, text_encoder.half(), vae)
-    if config.judge is not None:
-        state = {name: value.half() if value.is_floating_point() else value
-                 for name, value in load_file(config.judge).items()}  # fmt: skip
-        (config.weights / "judge").mkdir(parents=True, exist_ok=True)
-        save_file(state, config.weights / "judge" / "model.safetensors")
+    for name in ("judge", "examiner"):
+        file = getattr(config, name)
+        if file is not None:
+            state = {
+                key: value.half() if value.is_floating_point() else value for key, value in load_file(file).items()
+            }
+            (config.weights / name).mkdir(parents=True, exist_ok=True)
+            save_file(state, config.weights / name / "model.safetensors")
 
 
 if __name__ == "__main__":
