@@ -19,7 +19,7 @@ class Range(NamedTuple):
     above: float = -math.inf
     """Exclusive lower bound."""
 
-    def __contains__(self, value: object) -> bool:
+    def __contains__(self, value: Any) -> bool:
         return math.isfinite(value) and self.least <= value <= self.most and value > self.above
 
     def __str__(self) -> str:

@@ -1,9 +1,11 @@
 """Baseline: the subject as one new word (Gal et al. 2022, 2208.01618), all weights frozen, then score distillation."""
 
 from copy import deepcopy
+from typing import cast
 
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.method_configs import dreambooth3d
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
@@ -11,9 +13,10 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
     """Learn the identifier as a new word, and nothing else."""
-    config.pipeline.model.guide.tuning = "textual_inversion"
-    config.pipeline.model.guide.train_text_encoder = False
-    config.pipeline.phases.identifier = config.pipeline.model.guide.new_token
+    guide = cast(DiffusersGuideConfig, config.pipeline.model.guide)
+    guide.tuning = "textual_inversion"
+    guide.train_text_encoder = False
+    config.pipeline.phases.identifier = guide.new_token
     return config
 
 

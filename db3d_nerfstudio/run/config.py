@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 import yaml
@@ -34,7 +34,7 @@ class RunConfig(TrainerConfig):
 
     def move_to(self, folder: Path) -> None:
         """Point at the folder that this config was read from, wherever the run lay when it was written."""
-        parser = self.pipeline.datamanager.dataparser
+        parser = cast(Any, self.pipeline.datamanager).dataparser  # This package's own, of a layer above.
         if parser.pseudo_views is not None and self.load_dir is None:
             inside = os.path.relpath(parser.pseudo_views, self.get_base_dir())
             parser.pseudo_views = Path(os.path.normpath(folder / inside))
@@ -55,10 +55,11 @@ def at_home_in_yaml(kind: type[Config]) -> type[Config]:
     return kind
 
 
-def _construct(kind: type[RunConfig], loader: yaml.Loader, node: yaml.MappingNode) -> Iterator[RunConfig]:
+def _construct(kind: type[RunConfig], loader: yaml.Loader, node: yaml.Node) -> Iterator[RunConfig]:
     config = kind.__new__(kind)
     yield config
-    config.__dict__.update(loader.construct_mapping(node, deep=True))
+    values = loader.construct_mapping(cast(yaml.MappingNode, node), deep=True)
+    config.__dict__.update(cast(dict[str, Any], values))
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--load-config", "--load_config", type=Path)
     file = parser.parse_known_args()[0].load_config

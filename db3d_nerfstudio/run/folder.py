@@ -37,7 +37,7 @@ def same_settings(config: TrainerConfig, run: Path) -> bool:
         return False
 
 
-def subject_of(run: Path) -> tuple[Path, str] | None:
+def subject_of(run: Path) -> tuple[Path | None, str | None] | None:
     """Photos folder and prompt of a run; None for a folder that is not a run yet."""
     if not (run / FILE).exists():
         return None

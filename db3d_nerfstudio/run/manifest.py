@@ -82,13 +82,14 @@ class Manifest:
         """Record a task's time, summed over all processes that worked on it, and its peak memory."""
         if event == "begin":
             self._begin(progress)
-        note = self.data["tasks"].get(progress.task.name)
+        task = progress.present
+        note = self.data["tasks"].get(task.name)
         if note is None and progress.done == 0:  # Found on disk, or not yet at work.
             return
         if note is None:
-            note = {"stage": progress.task.stage, "seconds": 0.0, "peak_memory_mb": 0}
-            self.data["tasks"][progress.task.name] = note
-        note["done"], note["of"] = max(progress.done, note.get("done", 0)), progress.task.total
+            note = {"stage": task.stage, "seconds": 0.0, "peak_memory_mb": 0}
+            self.data["tasks"][task.name] = note
+        note["done"], note["of"] = max(progress.done, note.get("done", 0)), task.total
         note["seconds"] = round(self._spent_before + progress.seconds, 2) if progress.done else note["seconds"]
         if event != "update" or time.monotonic() > self._sampled + SECONDS_BETWEEN_SAMPLES:
             self._sampled = time.monotonic()
@@ -109,7 +110,7 @@ class Manifest:
         self._written = time.monotonic()
 
     def _begin(self, progress: RunProgress) -> None:
-        self._spent_before = self.data["tasks"].get(progress.task.name, {}).get("seconds", 0.0)
+        self._spent_before = self.data["tasks"].get(progress.present.name, {}).get("seconds", 0.0)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 

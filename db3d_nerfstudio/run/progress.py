@@ -59,6 +59,17 @@ class RunProgress:
         self._pace: dict[str, float] = {}  # Seconds per unit of each kind of task.
         self._recent: deque[tuple[float, int]] = deque(maxlen=PACE_WINDOW)
 
+    @property
+    def present(self) -> Task:
+        """The present task.
+
+        Raises:
+            RuntimeError: none has begun.
+        """
+        if self.task is None:
+            raise RuntimeError("no task has begun: call begin(name) first")
+        return self.task
+
     def begin(self, name: str, done: int = 0) -> None:
         """Start the task of this name, or continue it in a resumed run."""
         (self.task,) = (task for task in self.tasks if task.name == name)
@@ -71,9 +82,9 @@ class RunProgress:
         self.done = done
         self.loss = self.loss if loss is None else loss
         self._recent.append((self.clock(), done))
-        (since, first), units = self._recent[0], self.task.units
+        (since, first), task = self._recent[0], self.present
         if done > first:
-            self._pace[self.task.kind] = (self.clock() - since) / (done - first) / units
+            self._pace[task.kind] = (self.clock() - since) / (done - first) / task.units
         self._notify("update")
 
     def end(self) -> None:
@@ -159,10 +170,10 @@ def _moving_line(progress: RunProgress, console: Console) -> Iterator[Listener]:
         row = line.add_task("Setting up", total=None, note="")
 
         def show(progress: RunProgress, event: Event) -> None:
-            task = progress.task
             if event == "end":
                 _say_end(progress, console)
                 return
+            task = progress.present
             loss = "" if progress.loss is None else f"loss {progress.loss:.4f}, "
             note = loss + time_left(progress)
             line.update(
@@ -181,8 +192,8 @@ def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
         now = progress.clock()
         if event == "end":
             _say_end(progress, console)
-        elif event == "update" and progress.done < progress.task.total and now >= spoke + SECONDS_BETWEEN_LINES:
-            task = progress.task
+        elif event == "update" and progress.done < progress.present.total and now >= spoke + SECONDS_BETWEEN_LINES:
+            task = progress.present
             _print(console, f"{task.name}: {progress.done} of {task.total}, {time_left(progress)}")
         else:
             return
@@ -194,7 +205,7 @@ def _plain_lines(progress: RunProgress, console: Console) -> Iterator[Listener]:
 def _say_end(progress: RunProgress, console: Console) -> None:
     if progress.done:
         loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
-        _print(console, f"{progress.task.name}: {progress.done} in {clock_time(progress.seconds)}{loss}")
+        _print(console, f"{progress.present.name}: {progress.done} in {clock_time(progress.seconds)}{loss}")
 
 
 def _print(console: Console, line: str) -> None:

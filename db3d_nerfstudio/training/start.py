@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -73,7 +73,8 @@ def check_learning_rates(optimizers: Mapping[str, Any], phases: PhasesConfig) ->
 
 def total_steps(config: RunConfig, run: Path) -> int:
     """Number of micro-steps of a run, given the phases that were ended early in it."""
-    return min(config.max_num_iterations, config.pipeline.phases.total_steps(stage_ends(read_changes(run))))
+    phases = cast(DreamBooth3DPipelineConfig, config.pipeline).phases
+    return min(config.max_num_iterations, phases.total_steps(stage_ends(read_changes(run))))
 
 
 def unfinished_run(config: RunConfig, runs: Path) -> str | None:
@@ -118,7 +119,7 @@ def check_device(device_type: str) -> None:
         raise UserError("there is no MPS device: leave --machine.device-type out, or set it to cpu")
 
 
-def claim(run: Path, photos: Path | None, prompt: str) -> None:
+def claim(run: Path, photos: Path | None, prompt: str | None) -> None:
     """Make the folder of a run and lock it.
 
     Raises:

@@ -110,7 +110,7 @@ class ViewerPanel(ViewerControl):
         if event == "update" and time.monotonic() < self._updated + SECONDS_BETWEEN_UPDATES:
             return
         self._updated = time.monotonic()
-        task = progress.task
+        task = progress.present
         if event == "begin":
             self._draw_cameras(with_images=task.kind == "final NeRF")
         loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
