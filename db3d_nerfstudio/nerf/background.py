@@ -67,6 +67,7 @@ class Background(nn.Module):
 
     def learned(self, directions: Float[Tensor, "*n 3"], colors: Colors) -> Float[Tensor, "*n c"]:
         """The learned colours in these directions."""
+        assert self.network is not None  # Only a background with `learned_prob` has one.
         return colors.activate(self.network(self.encoding(F.normalize(directions, dim=-1))))
 
     def draw(self, directions: Float[Tensor, "b n 3"], colors: Colors) -> Float[Tensor, "b m c"]:

@@ -128,7 +128,8 @@ class Latents(Colors):
                 f"the guide's z has {z.shape[1]} channels and the field's colours {self.channels}: "
                 f"set --pipeline.model.field.latent-channels {z.shape[1]}"
             )
-        self.grid = tuple(z.shape[2:])
+        height, width = z.shape[2:]
+        self.grid = (height, width)
         rgb = F.adaptive_avg_pool2d(images, self.grid)
         self.from_rgb_map.copy_(fit_affine(_pixels(rgb[: len(corners)]), _pixels(z[: len(corners)])))
         self.to_rgb_map.copy_(fit_affine(_pixels(z), _pixels(rgb)))

@@ -8,6 +8,7 @@ current releases of torch, so the grid is looked up here, in plain torch, on eve
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -114,7 +115,7 @@ class OccupancySampler(nn.Module):
     def __init__(self, config: OccupancySamplerConfig) -> None:
         super().__init__()
         self.config = config
-        self.grid = OccGridEstimator([-RADIUS] * 3 + [RADIUS] * 3, resolution=config.resolution)
+        self.grid = OccGridEstimator(torch.tensor([-RADIUS] * 3 + [RADIUS] * 3), resolution=config.resolution)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.reset()
 
@@ -126,7 +127,7 @@ class OccupancySampler(nn.Module):
     def reset(self) -> None:
         """Forget the scene: all of space is occupied until the next update."""
         self.updates.zero_()
-        self.grid.occs.zero_()
+        cast(Tensor, self.grid.occs).zero_()
         self.grid.binaries.fill_(True)
 
     def sample(self, rays: RayBundle) -> Samples:

@@ -7,7 +7,7 @@ section 3.4), its bounding box centred at the origin, and 1 as the box's longest
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -113,7 +113,7 @@ def extract_surface(grid: Float[ndarray, "r r r"], level: float) -> Trimesh:
     from scipy import ndimage
     from skimage.measure import marching_cubes
 
-    pieces, _ = ndimage.label(grid > level)
+    pieces, _ = cast(tuple[ndarray, int], ndimage.label(grid > level))
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0  # What is below the level.
     if not sizes.any():
@@ -146,5 +146,5 @@ def y_up_unit(mesh: Trimesh) -> Trimesh:
     turn = np.eye(4)
     turn[:3, :3] = Y_UP
     mesh.apply_transform(turn)
-    low, high = mesh.bounds
+    low, high = cast(ndarray, mesh.bounds)  # None of an empty mesh alone.
     return mesh.apply_translation(-(low + high) / 2).apply_scale(1 / (high - low).max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -104,7 +104,8 @@ def fill_gaps(image: Float[ndarray, "h w 3"], covered: Bool[ndarray, "h w"]) -> 
     """Give every texel without surface the colour of the nearest one with, so that no seam bleeds at any zoom."""
     from scipy.ndimage import distance_transform_edt
 
-    rows, columns = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    indices = distance_transform_edt(~covered, return_distances=False, return_indices=True)
+    rows, columns = cast(ndarray, indices)
     return image[rows, columns]
 
 
@@ -118,13 +119,15 @@ def bake(mesh: Trimesh, field: GridField, size: int, depth: float) -> Trimesh:
     """
     import trimesh
     from PIL import Image
+    from trimesh.visual import TextureVisuals
+    from trimesh.visual.material import PBRMaterial
 
     atlas = unwrap(mesh, size)
     covered, points, normals = texel_points(mesh, atlas, size)
     image = np.zeros((size, size, 3), np.float32)
     image[covered] = surface_albedo(field.density_and_albedo, points, normals, depth, device=device_of(field))
     pixels = (fill_gaps(image, covered).clip(0, 1) * 255).round().astype(np.uint8)
-    material = trimesh.visual.material.PBRMaterial(
+    material = PBRMaterial(
         name="albedo",
         baseColorTexture=Image.fromarray(pixels),
         baseColorFactor=(255, 255, 255, 255),
@@ -135,7 +138,7 @@ def bake(mesh: Trimesh, field: GridField, size: int, depth: float) -> Trimesh:
         mesh.vertices[atlas.vertices],
         atlas.faces,
         vertex_normals=mesh.vertex_normals[atlas.vertices],
-        visual=trimesh.visual.TextureVisuals(uv=atlas.uv, material=material),
+        visual=TextureVisuals(uv=atlas.uv, material=material),
         process=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -17,7 +18,7 @@ def ssim(images: Images, truth: Images) -> float:
     """Structural similarity (Wang et al. 2004), mean over views; 1 is the truth itself."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    return float(structural_similarity_index_measure(images, truth, data_range=1.0))
+    return float(cast(Tensor, structural_similarity_index_measure(images, truth, data_range=1.0)))
 
 
 def lpips_weights() -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -111,8 +111,8 @@ def surface_points(meshes: Sequence[Trimesh], num: int, seed: int = 0) -> Points
     import trimesh
 
     index = np.repeat(np.arange(len(meshes)), [len(mesh.faces) for mesh in meshes])
-    union = trimesh.util.concatenate(list(meshes))
-    points, faces = trimesh.sample.sample_surface(union, num, seed=seed)
+    union = cast("Trimesh", trimesh.util.concatenate(list(meshes)))
+    points, faces = trimesh.sample.sample_surface(union, num, seed=seed)[:2]
     probes = (points + 1e-3 * union.face_normals[faces]).astype(np.float32)
     visible = np.ones(len(points), bool)
     for i, mesh in enumerate(meshes):
@@ -145,10 +145,11 @@ def render_textured(
     hits = _caster(mesh).cast_rays(o3d.core.Tensor(rays), nthreads=1)
     hit = np.isfinite(hits["t_hit"].numpy())
     image = np.ones((*hit.shape, 3))
-    corners = mesh.visual.uv[mesh.faces[hits["primitive_ids"].numpy()[hit]]]
+    visual = cast(Any, mesh.visual)  # Of a mesh with a texture.
+    corners = visual.uv[mesh.faces[hits["primitive_ids"].numpy()[hit]]]
     u, v = hits["primitive_uvs"].numpy()[hit].T[:, :, None]
     uv = corners[:, 0] * (1 - u - v) + corners[:, 1] * u + corners[:, 2] * v
-    image[hit] = uv_to_interpolated_color(uv, mesh.visual.material.to_simple().image)[:, :3] / 255
+    image[hit] = uv_to_interpolated_color(uv, visual.material.to_simple().image)[:, :3] / 255
     pool = (size, supersample, size, supersample)
     return image.reshape(*pool, 3).mean((1, 3)), hit.astype(float).reshape(pool).mean((1, 3))
 
@@ -162,7 +163,7 @@ def compare(mesh: Trimesh, subject: Subject) -> tuple[ShapeFidelity, Float[ndarr
     from db3d_nerfstudio.evaluation.metrics.fidelity import masked_psnr, silhouette_iou
     from db3d_nerfstudio.toybox.scene import Shot, Studio
 
-    if mesh.visual.kind != "texture":
+    if mesh.visual is None or mesh.visual.kind != "texture":
         raise UserError("the mesh has no texture to compare: export it as glb or obj, not ply")
     truth = surface_points([part.mesh for part in subject.parts], NUM_POINTS)
     mesh = mesh.copy()
