@@ -23,11 +23,16 @@ def tiny_v_folder(path: Path) -> Path:
     return tiny_stable_diffusion_folder(path, "v_prediction")
 
 
+FROZEN_TEXT = {"train_text_encoder": False}
 FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
     "sd": ("dreambooth3d", tiny_stable_diffusion_folder, {"tuning": "full"}),
-    "sd, adapters": ("dreambooth3d", tiny_stable_diffusion_folder, {"tuning": "lora", "text_encoder_memory": "free"}),
+    "sd, adapters": (
+        "dreambooth3d",
+        tiny_stable_diffusion_folder,
+        {**FROZEN_TEXT, "tuning": "lora", "text_encoder_memory": "free"},
+    ),
     "sd, text encoder": ("dreambooth3d", tiny_stable_diffusion_folder, {"train_text_encoder": True}),
-    "sd, v prediction": ("dreambooth3d", tiny_v_folder, {"text_encoder_memory": "offload"}),
+    "sd, v prediction": ("dreambooth3d", tiny_v_folder, {**FROZEN_TEXT, "text_encoder_memory": "offload"}),
     "sd, a new word": ("textual_inversion_fusion", tiny_stable_diffusion_folder, {"new_token_like": "a"}),
     "sdxl": ("dreambooth3d_sdxl", tiny_sdxl_folder, {}),
     "if": ("dreambooth3d_if", tiny_if_folder, {}),
