@@ -10,7 +10,7 @@ import re
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.hub import MIRRORS, explain
@@ -91,7 +91,7 @@ def unpacked(file: Path, pipeline: type[DiffusionPipeline], config: str | None, 
     def make(path: Path) -> None:
         try:
             extras = {"config": config} if config else {}
-            model = pipeline.from_single_file(str(file), **parts, **extras)
+            model = cast(Any, pipeline).from_single_file(str(file), **parts, **extras)  # Of diffusers' mixin.
         except OSError as error:
             raise OSError(_explain_unpacking(file, config, error)) from error
         except Exception as error:  # Of many kinds, and all of them say that these are not the weights looked for.

@@ -123,7 +123,7 @@ class DreamBooth3DModel(Model):
         render = render_rays(self.field, self.sampler, ray_bundle, threshold)
         albedo, accumulation = render.albedo, render.accumulation
         behind = self.background.color(albedo.device)
-        outputs = {
+        outputs: dict[str, Tensor | Render] = {
             "rgb": over(albedo, accumulation, behind),
             "accumulation": accumulation,
             "depth": render.depth,

@@ -7,7 +7,7 @@ import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import tyro
@@ -87,7 +87,7 @@ def files_of(mesh: Trimesh, kind: Format) -> dict[str, bytes]:
         return {"mesh.glb": export_glb(mesh.scene(), include_normals=True)}
     if kind == "ply":
         coloured = mesh.copy()
-        coloured.visual = mesh.visual.to_color()
+        coloured.visual = cast(Any, mesh.visual).to_color()  # Of a mesh with a texture.
         coloured.merge_vertices(merge_tex=True, merge_norm=True)
         return {"mesh.ply": export_ply(coloured, vertex_normal=True)}
     text, others = export_obj(mesh, include_normals=True, return_texture=True, mtl_name="mesh.mtl")
@@ -114,7 +114,7 @@ def check(path: Path) -> str:
     if mesh.visual.kind == "texture":
         material = mesh.visual.material
         image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-        colours = image and f"texture {image.width} x {image.height}"
+        colours = f"texture {image.width} x {image.height}" if image else None
     else:
         colours = "colours at the vertices" if mesh.visual.kind == "vertex" else None
     if len(mesh.faces) == 0 or colours is None:
@@ -141,7 +141,7 @@ def main(config: ExportConfig) -> None:
     from db3d_nerfstudio.console import CONSOLE, announce, is_quiet
     from db3d_nerfstudio.results.open_run import exports_folder, open_run
 
-    field = open_run(config.run).model.field
+    field = cast("GridField", open_run(config.run).model.field)
     with Progress(console=CONSOLE, disable=is_quiet(), transient=True) as progress:
         task = progress.add_task("Mesh", total=STEPS, completed=-1)
         mesh = build_mesh(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -158,9 +158,9 @@ def main(config: TurntableConfig) -> None:
     if config.size < 2 or config.size % 2 or config.frames < 1 or config.fps < 1 or not config.panels:
         raise UserError("a film needs an even --size, and at least one of --frames, --fps and --panels")
     pipeline = open_run(config.run)
-    orbit = pipeline.datamanager.config.dataparser
+    orbit = cast(Any, pipeline.datamanager).config.dataparser  # This package's own, of a layer above.
     cameras, _ = dataclasses.replace(orbit, num_views=config.frames, resolution=config.size).orbit()
-    shots = film(pipeline.model, cameras, config.panels)
+    shots = film(cast("DreamBooth3DModel", pipeline.model), cameras, config.panels)
     frames = list(track(shots, "Turntable", config.frames, console=CONSOLE, disable=is_quiet(), transient=True))
     paths = save_film(exports_folder(config.run, config.output), frames, config.fps)
     announce(f"Look at {' and '.join(map(str, paths))}. A mesh: {command('db3d', 'export', config.run)}")

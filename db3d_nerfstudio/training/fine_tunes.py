@@ -8,7 +8,7 @@ RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tu
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
@@ -41,7 +41,8 @@ class FineTunes:
     def tuner(self) -> SubjectTuner:
         """The tuner that all fine-tunes share; loads the guide."""
         settings = self.config.dreambooth, self.workspace, self.seed
-        return SubjectTuner(self.guide, self.photos_folder, self.subject, *settings)
+        photos = cast(Path, self.photos_folder)  # A run that tunes has photos: `check_input`.
+        return SubjectTuner(self.guide, photos, self.subject, *settings)
 
     @property
     def guide(self) -> DiffusionGuide:
@@ -105,7 +106,7 @@ class FineTunes:
     @cached_property
     def subject(self) -> Subject:
         """The subject of the photos."""
-        return parse_subject(self.prompt, self.config.identifier, self.config.class_noun)
+        return parse_subject(cast(str, self.prompt), self.config.identifier, self.config.class_noun)
 
     @property
     def _photos(self) -> TrainingSet:

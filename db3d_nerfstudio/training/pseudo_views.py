@@ -57,7 +57,9 @@ def make(
         for part in (slice(i, i + config.chunk) for i in range(0, len(renders), config.chunk)):
             inside = None if mask is None else mask[part]
             images = translate(guide, renders[part].to(guide.device), conditioning[part], config, generator, inside)
-            made.append(images if upscaler is None else upscale(upscaler, images, large[part], generator))
+            made.append(
+                images if upscaler is None or large is None else upscale(upscaler, images, large[part], generator)
+            )
             sheet = contact_sheet([photos, renders[: part.stop], torch.cat(made)])
             tensor_to_image(sheet).save(path / CONTACT_SHEET)
             progress(min(part.stop, len(renders)))

@@ -11,7 +11,7 @@ Every result is a file in the run folder, made once:
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -157,7 +157,7 @@ class PhaseRunner:
         if self.context.model.config.sds.gradient == "contrast":
             with self.context.guide.untuned():
                 pass  # Whether it can be is known now, and needed after a fine-tuning.
-        self._check_prompt(self.context.model.config.prompt)
+        self._check_prompt(cast(str, self.context.model.config.prompt))
         for prompt in self.context.interventions.prompts:
             try:
                 self._check_prompt(prompt)
