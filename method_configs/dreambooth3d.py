@@ -56,8 +56,10 @@ def with_public_numbers(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTraine
 
 
 config = with_public_numbers(make_config())
-config.pipeline.model.guide.train_text_encoder = True  # ThemeStation.
+config.pipeline.model.guide = StableDiffusionGuideConfig(
+    train_text_encoder=True,  # ThemeStation.
+    gradient_checkpointing=True,  # It then fits 24 GB beside a desktop.
+)
 config.pipeline.phases.dreambooth.learning_rate = 2e-6  # ThemeStation, diffusers with the text encoder.
-config.pipeline.model.guide.gradient_checkpointing = True  # It then fits 24 GB beside a desktop.
 
 method = MethodSpecification(config, description="DreamBooth3D (arXiv 2303.13508) with Stable Diffusion.")

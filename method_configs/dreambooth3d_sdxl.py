@@ -1,7 +1,10 @@
 """DreamBooth3D with Stable Diffusion XL: adapters on half-precision weights, for a GPU with 24 GB."""
 
+from typing import cast
+
 from nerfstudio.plugins.types import MethodSpecification
 
+from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config, with_public_numbers
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
@@ -9,7 +12,8 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 def with_adapters(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
     """What adapters of large models need: more iterations than the paper's, which moved all weights."""
-    config.pipeline.model.guide.tuning, config.pipeline.model.guide.lora_rank = "lora", 16
+    guide = cast(DiffusersGuideConfig, config.pipeline.model.guide)
+    guide.tuning, guide.lora_rank = "lora", 16
     phases = config.pipeline.phases
     phases.partial_steps, phases.full_steps, phases.multiview_steps = 500, 1200, 300  # diffusers: 500 of 4 images.
     return config
