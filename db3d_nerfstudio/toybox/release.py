@@ -15,7 +15,7 @@ from db3d_nerfstudio.toybox.train import read_guide
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReleaseConfig:
     """Files to release."""
 

@@ -230,7 +230,8 @@ def test_a_release_is_what_was_trained_at_half_precision(tmp_path):
     network.save_guide(tmp_path / "guide", network.make_unet(), network.make_text_encoder())
     judge = Judge().eval()
     save_file(judge.state_dict(), tmp_path / "judge.safetensors")
-    release.main(release.ReleaseConfig(tmp_path / "guide", tmp_path / "judge.safetensors", tmp_path / "weights"))
+    files = {"guide": tmp_path / "guide", "judge": tmp_path / "judge.safetensors"}
+    release.main(release.ReleaseConfig(**files, weights=tmp_path / "weights"))
     size = sum(file.stat().st_size for file in (tmp_path / "weights").rglob("*") if file.is_file())
     assert str(tmp_path) not in (tmp_path / "weights" / "guide" / "unet" / "config.json").read_text()
     assert size < 20e6  # The project ships at most 60 MB.

@@ -142,7 +142,7 @@ def test_a_latent_guide_is_a_guide(guide_folder, codec):
 
 
 def test_a_released_latent_guide_is_the_trained_one_at_half_precision(guide_folder, tmp_path):
-    release.main(release.ReleaseConfig(guide_folder, weights=tmp_path))
+    release.main(release.ReleaseConfig(guide=guide_folder, weights=tmp_path))
     for file in ("unet/config.json", "vae/config.json"):
         assert str(guide_folder) not in (tmp_path / "guide" / file).read_text()
     assert sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) < 32e6
