@@ -79,6 +79,7 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
             return part(layers_per_block=1, **config).to(dtype)
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("db3d_nerfstudio.guides.unet.guide.check_source", lambda source, *_: source)
         patch.setattr(DiffusersGuide, "_read", read)
         patch.setattr(DiffusersGuide, "_read_tokenizer", lambda self, folder: SimpleNamespace())
         patch.setattr(DiffusersGuide, "_read_text_encoders", lambda self: {})

@@ -75,7 +75,7 @@ def test_what_goes_wrong_is_one_line(photos: Path, tmp_path: Path, asked: list[s
 
     with pytest.raises(UserError, match="no photo named 9.png"):
         run(whole=("9.png",))
-    with pytest.raises(UserError, match="choose u2net"):
+    with pytest.raises(UserError, match="use u2net"):
         run(model="bad")
     with pytest.raises(UserError, match="set --noun"):
         run(model="CIDAS/clipseg-rd64-refined")
