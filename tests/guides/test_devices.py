@@ -79,7 +79,14 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
             return part(layers_per_block=1, **config).to(dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("db3d_nerfstudio.guides.unet.guide.check_source", lambda source, *_: source)
+        unasked = {  # What a model is was never written down here, and fake values answer no question.
+            "check_source": lambda source, *_: source,
+            "check_schedule": lambda *_: None,
+            "read_config": lambda *_: {},
+            "above_zero": lambda alphas_cumprod, _: alphas_cumprod,
+        }
+        for name, answer in unasked.items():
+            patch.setattr(f"db3d_nerfstudio.guides.unet.guide.{name}", answer)
         patch.setattr(DiffusersGuide, "_read", read)
         patch.setattr(DiffusersGuide, "_read_tokenizer", lambda self, folder: SimpleNamespace())
         patch.setattr(DiffusersGuide, "_read_text_encoders", lambda self: {})

@@ -284,7 +284,9 @@ def test_vae_may_be_another(stable_diffusion: Path, tmp_path: Path) -> None:
 
 
 def test_vae_that_overflows_in_half_precision_is_refused(stable_diffusion: Path) -> None:
-    with pytest.raises(ValueError, match="overflow in float16.*set vae_dtype to bfloat16 or float32.*sdxl-vae-fp16-fix"):
+    with pytest.raises(
+        ValueError, match="overflow in float16.*set vae_dtype to bfloat16 or float32.*sdxl-vae-fp16-fix"
+    ):
         StableDiffusionGuideConfig(model=str(stable_diffusion), vae_dtype="float16").setup()
 
 
