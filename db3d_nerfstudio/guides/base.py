@@ -16,7 +16,7 @@ A guide is one file with two classes:
 * `MyGuide(DiffusionGuide)`, whose `__init__(self, config, device)` sets `device`, `dtype`, `resolution`, `z_shape`,
   `alphas_cumprod`, `prediction_type` and `learning_rate` (or the class does), and which has the methods `encode`,
   `decode`, `embed`, `predict_noise`, `parameters`, `save`, `load` and `fingerprint`. It may set `z_bound`,
-  `tells_sides` and `can_forget`, and replace `add_cameras` and `sampler`.
+  `tells_sides`, `needs_gpu` and `can_forget`, and replace `add_cameras`, `sampler` and `untuned`.
 
 A preset in `method_configs/` makes it a method of `ns-train`, a line in `personalisation/choice.py` a choice of the
 `db3d` commands. For a UNet in diffusers' layout start from `unet/guide.py`, which leaves only the codec and the text.
