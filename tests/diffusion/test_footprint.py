@@ -103,8 +103,9 @@ def test_shapes_come_from_a_models_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("family", "bar"), [("sd15", 20.0), ("sdxl", 22.0), ("if", 22.0)])
 def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
     from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sdxl
+    from db3d_nerfstudio.training.machine import work_of
 
     preset = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}[family].method.config.pipeline
-    work = Work.of(preset)
+    work = work_of(preset.phases, preset.datamanager.views_per_step, preset.model.sds.perp_neg)
     needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])
     assert needed.peak / GIB < bar
