@@ -34,11 +34,26 @@ Sharpness and noises are those that made the truth likeliest for the embedded gu
 it, so guesses are limited to the front half, where casual photos are taken.
 """
 
+_LONGEST_FIRST = sorted(DIRECTIONS, key=lambda name: -len({*name.split()} - {"side"}))
 
-def named_view(path: Path) -> str | None:
-    """The view that a file is named after: "2_back.jpg"."""
-    words = re.split(r"[\W_\d]+", path.stem.lower())
-    return next((word for word in words if word in VIEW_NAMES), None)
+
+def named_view(path: Path, tells_sides: bool) -> str | None:
+    """The view that a file is named after: "2_back.jpg", "3_front_left.jpg", "overhead-left.png".
+
+    Left is the subject's own left. A guide that does not tell left from right gets the name it was trained on:
+    "3_front_left.jpg" is a front to it, and "4_left.jpg" a side.
+    """
+    words = set(re.split(r"[\W_\d]+", path.stem.lower()))
+    if tells_sides:
+        around = next((name for name in _LONGEST_FIRST if {*name.split()} - {"side"} <= words), None)
+        overhead = "overhead" if "overhead" in words else None
+        named = " ".join(part for part in (overhead, around) if part)
+        return named or ("side" if "side" in words else None)
+    if "overhead" in words:
+        return "overhead"
+    if words & {"left", "right"} and not words & {"front", "back"}:
+        return "side"
+    return next((view for view in VIEW_NAMES if view in words), None)
 
 
 def front_half(tells_sides: bool) -> list[str]:
@@ -80,12 +95,13 @@ def photo_captions(
         UserError: views are to be taken from file names, and no name has one.
     """
     paths = photo_paths(folder)
-    views = [{} if (name := named_view(path)) is None else {name: 1.0} for path in paths]
+    views = [{} if (name := named_view(path, guide.tells_sides)) is None else {name: 1.0} for path in paths]
     if view_words == "none":
         views = [{} for _ in paths]
     elif view_words == "file_names" and not any(views):
         raise UserError(
-            f"no photo in {folder} is named after a view ({', '.join(VIEW_NAMES)}): set view_words to guess or none"
+            f"no photo in {folder} is named after a view ({', '.join(VIEW_NAMES)}, left, front left ...): "
+            "set view_words to guess or none"
         )
     elif view_words == "guess":
         guessed = _guessed(workspace, guide, folder, subject.class_prompt, seed)

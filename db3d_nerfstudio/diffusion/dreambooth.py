@@ -56,8 +56,8 @@ class DreamBoothConfig:
     masked_loss: bool = False
     """Learn only the opaque part of photos with an alpha channel: the subject, not its surroundings."""
     view_words: ViewWords = "none"
-    """Whether captions name the side that a photo shows: none; file_names, from names such as `2_back.jpg`; or guess,
-    which asks the guide where a file name has no side."""
+    """Whether captions name the side that a photo shows: none; file_names, from names such as `2_front_left.jpg`; or
+    guess, which asks the guide where a file name has no side."""
     num_class_images: Count = 64
     """Number of images of the class that the untouched guide draws."""
     class_views: bool = False

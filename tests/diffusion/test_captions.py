@@ -39,7 +39,31 @@ def test_captions_name_the_view_that_the_file_is_named_after(tmp_path: Path) -> 
     assert captions_of(knowing_guide(), folder, "none", tmp_path) == [plain, plain]
     named = {"a photo of a sks dog, back view": 1.0}
     assert captions_of(knowing_guide(), folder, "file_names", tmp_path) == [named, plain]
-    assert named_view(Path("2-overhead.jpg")) == "overhead"
+
+
+@pytest.mark.parametrize(
+    ("file", "eight", "four"),
+    [
+        ("2-overhead.jpg", "overhead", "overhead"),
+        ("3_front_left.jpg", "front left", "front"),
+        ("left-front 02.jpg", "front left", "front"),
+        ("4_left.jpg", "left side", "side"),
+        ("right_side.jpg", "right side", "side"),
+        ("Back Right.png", "back right", "back"),
+        ("overhead_left.png", "overhead left side", "overhead"),
+        ("5_side.jpg", "side", "side"),
+        ("confrontation.jpg", None, None),
+        ("IMG_2031.jpg", None, None),
+    ],
+)
+def test_all_eight_directions_can_be_named(file: str, eight: str | None, four: str | None) -> None:
+    assert named_view(Path(file), tells_sides=True) == eight
+    assert named_view(Path(file), tells_sides=False) == four
+
+
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_directions_are_named_as_prompts_name_them(name: str) -> None:
+    assert named_view(Path(f"{name}.jpg"), tells_sides=True) == name
 
 
 def test_file_names_that_name_nothing_are_an_error_with_the_fix(tmp_path: Path) -> None:
