@@ -12,6 +12,7 @@ crash are the same call.
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,6 +51,9 @@ class PseudoViewsConfig(TranslationConfig):
     background. By default it draws everywhere, which may reproduce backgrounds of the photos."""
     chunk: Count = 4
     """Number of renders translated at a time."""
+    images: Path | None = None
+    """Folder of images that are used in place of translated renders: one per camera of the orbit, in the order of their
+    names, such as RUN/pseudo_views/renders after another program has edited them."""
     upscaler: UpscalerConfig | None = None
     """Model that upscales the pseudo views of a guide of small images, such as IF's second stage: end the command with
     `pipeline.phases.pseudo-views.upscaler:upscaler-config` and its options."""
@@ -87,6 +91,11 @@ class PhasesConfig:
     def one_stage(self) -> bool:
         """Whether there is one NeRF and nothing after it, as in the baselines."""
         return self.final.steps == 0
+
+    @property
+    def full_is_used(self) -> bool:
+        """Whether D_full is made: a baseline's NeRF or the translation of renders needs it."""
+        return self.full_steps > 0 and (self.one_stage or self.pseudo_views.images is None)
 
     @property
     def needs_photos(self) -> bool:

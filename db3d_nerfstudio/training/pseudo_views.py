@@ -13,14 +13,17 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from PIL import Image
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import translate
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.diffusion.upscaler import tuned_upscaler, upscale
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
-from db3d_nerfstudio.photos import load_photo
+from db3d_nerfstudio.photo_file import read_photo
+from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.initial_nerf import showing
@@ -66,6 +69,43 @@ def make(
     renders, translated = renders.cpu(), torch.cat(made).cpu()
     save_pseudo_views(path, cameras, photos, renders, translated)
     context.record.picture("Pseudo views", contact_sheet([renders, translated]), context.step)
+
+
+def take(context: RunContext, folder: Path, path: Path, initial: Path, photos: Float[Tensor, "n 3 h w"]) -> None:
+    """Use images made elsewhere.
+
+    Args:
+        folder: One image per camera, see `given_views`.
+        path: An empty folder for the dataset.
+        initial: The folder of the initial NeRF.
+        photos: The photos, for the contact sheet.
+    """
+    cameras, _ = context.datamanager.config.dataparser.orbit()
+    images = given_views(folder, len(cameras))
+    with showing(context.model, initial):
+        renders = render_views(context.model, cameras)[0].cpu()
+    save_pseudo_views(path, cameras, photos, renders, images)
+    context.record.picture("Pseudo views", contact_sheet([renders, images]), context.step)
+
+
+def given_views(folder: Path, num_views: int) -> Float[Tensor, "b 3 h w"]:
+    """The images of a folder in the order of their names, as large as the first, on white where transparent.
+
+    Raises:
+        UserError: there are more or fewer than there are cameras, or one cannot be read or is not square.
+    """
+    paths = photo_paths(folder)
+    if len(paths) != num_views:
+        raise UserError(
+            f"{folder} has {len(paths)} images and the orbit {num_views} cameras: give one image per camera, or set "
+            "--pipeline.datamanager.dataparser.num-views"
+        )
+    images = [read_photo(path) for path in paths]
+    for path, image in zip(paths, images, strict=True):
+        if image.width != image.height:
+            raise UserError(f"{path} is not square: a pseudo view shows all that its camera sees, so pad the image")
+    flat = [Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) for image in images]
+    return torch.stack([image_to_tensor(image.convert("RGB").resize(images[0].size)) for image in flat])
 
 
 def dilate(accumulation: Float[Tensor, "b 1 h w"], margin: float) -> Float[Tensor, "b 1 h w"]:

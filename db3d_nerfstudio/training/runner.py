@@ -17,6 +17,7 @@ import torch
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.photos import photos_digest
 from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
 from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.run.interventions import FILE as INTERVENTIONS
@@ -122,6 +123,10 @@ class PhaseRunner:
     def _pseudo_views(self, initial: Path) -> Path:
         def make(path: Path) -> None:
             announce(stage_line(self.config, TWO))
+            given = self.config.pseudo_views.images
+            if given is not None:
+                pseudo_views.take(self.context, given, path, initial, self.fine_tunes.tuner.data.images)
+                return
             self.context.guide.load(self.fine_tunes.full())
             settings = self.config.pseudo_views, self._stage_2_prompt
             pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
@@ -196,6 +201,8 @@ class PhaseRunner:
         config = asdict(self.config.pseudo_views)
         orbit = self.context.datamanager.config.dataparser
         cameras = {key: getattr(orbit, key) for key in ("num_views", "elevation", "radius", "fov", "resolution")}
+        if self.config.pseudo_views.images is not None:
+            return {"images": photos_digest(self.config.pseudo_views.images), "cameras": cameras}
         return {
             "prompt": self._stage_2_prompt,
             "initial_steps": self._initial_steps,

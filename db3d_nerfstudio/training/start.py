@@ -17,6 +17,7 @@ from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.training.pseudo_views import given_views
 from db3d_nerfstudio.words import parse_subject
 from db3d_nerfstudio.workspace import check_whole
 
@@ -44,6 +45,9 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
         datamanager.data = datamanager.data.expanduser().absolute()
         for line in check_photos(datamanager.data):
             announce(line)
+    if phases.pseudo_views.images is not None:
+        phases.pseudo_views.images = phases.pseudo_views.images.expanduser().absolute()
+        given_views(phases.pseudo_views.images, datamanager.dataparser.num_views)
 
 
 def take_example(pipeline: DreamBooth3DPipelineConfig) -> None:

@@ -28,7 +28,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
     """
     dreambooth, views = phases.dreambooth, phases.pseudo_views
     translation_steps = max(1, round(views.strength * views.steps))
-    full = (dreambooth_task("full"), "tuning", phases.full_steps)
+    full = (dreambooth_task("full"), "tuning", phases.full_steps if phases.full_is_used else 0)
     if phases.one_stage:
         tasks = [Task(ONLY, *full), Task(ONLY, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps)]
     else:
@@ -36,7 +36,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
             Task(ONE, dreambooth_task("partial"), "tuning", phases.partial_steps),
             Task(ONE, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps),
             Task(TWO, *full),
-            Task(TWO, PSEUDO_VIEWS, "images", num_views, translation_steps),
+            Task(TWO, PSEUDO_VIEWS, "images", num_views, translation_steps if views.images is None else 1),
             Task(THREE, dreambooth_task("multiview"), "tuning", phases.multiview_steps),
             Task(THREE, nerf_task(phases, "final"), "final NeRF", phases.final.steps),
         ]
@@ -71,13 +71,16 @@ def contents(phases: PhasesConfig) -> dict[str, str]:
         found |= {
             "photo_views": "the sides that the guide guesses for the photos",
             "class_images": "images of the class by the untuned guide, for prior preservation",
-            "dreambooth/full": f"D_full: the guide after {phases.full_steps} iterations on the photos",
         }
+    if phases.full_is_used:
+        found["dreambooth/full"] = f"D_full: the guide after {phases.full_steps} iterations on the photos"
     if not phases.one_stage:
+        given = phases.pseudo_views.images
+        views = "its renders, turned into the subject by D_full" if given is None else f"the images of {given}"
         found |= {
             "dreambooth/partial": f"D_partial: the guide after {phases.partial_steps} iterations on the photos",
             "dreambooth/multiview": f"D_multi: D_partial after {phases.multiview_steps} more, also on pseudo views",
             "initial": "the initial NeRF, a small run of its own",
-            "pseudo_views": "its renders, turned into the subject by D_full; contact_sheet.png shows them",
+            "pseudo_views": f"{views}; contact_sheet.png shows them",
         }
     return found

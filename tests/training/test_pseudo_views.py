@@ -5,16 +5,21 @@ import json
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
+from PIL import Image
 from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import contact_sheet
 from db3d_nerfstudio.training.pseudo_views import (
     dilate,
+    given_views,
     load_pseudo_views,
     save_pseudo_views,
     transforms,
 )
+from db3d_nerfstudio.training.start import check_input
+from db3d_nerfstudio.training.tasks import run_tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -97,3 +102,40 @@ def test_contact_sheets_fill_short_rows_with_white():
     sheet = contact_sheet([red, blue.expand(2, -1, -1, -1)], side=2)
     corners = sheet[:, ::2, ::2].permute(1, 2, 0)
     assert corners.tolist() == [[[1, 0, 0], [1, 1, 1]], [[0, 0, 1], [0, 0, 1]]]
+
+
+def write_views(folder, greys, size=(16, 16)):
+    folder.mkdir()
+    for index, grey in enumerate(greys):
+        Image.new("RGB", size, (grey,) * 3).save(folder / f"{index}.png")
+    return folder
+
+
+def test_given_images_take_the_place_of_translated_renders(config, tmp_path):
+    config.pipeline.phases.pseudo_views.images = write_views(tmp_path / "edited", (30, 120, 240))
+    run = tiny_run(config)
+    run.runner.before_step(0)
+    run.runner.before_step(START)
+    views = load_pseudo_views(run.context.folder / "pseudo_views")
+    assert (views[:, 0, 0, 0] * 255).round().tolist() == [30, 120, 240] and views.shape[-1] == 16
+    assert not (run.context.folder / "dreambooth" / "full").exists(), "nothing needs D_full"
+    assert "DreamBooth full" not in [task.name for task in run_tasks(config.pipeline.phases, 3)]
+    Image.new("RGB", (16, 16), "red").save(tmp_path / "edited" / "1.png")
+    with pytest.raises(UserError, match="images"):
+        tiny_run(config).runner.before_step(START)
+
+
+def test_given_images_on_transparent_ground_are_not_cropped_to_the_subject(tmp_path):
+    folder = write_views(tmp_path / "edited", (0,))
+    image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+    image.paste((255, 0, 0, 255), (0, 0, 4, 4))
+    image.save(folder / "0.png")
+    (view,) = given_views(folder, 1)
+    assert view[:, 0, 0].tolist() == [1, 0, 0] and view[:, 8, 8].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("greys", "size", "words"), [((1, 2), (8, 8), "2 images"), ((1, 2, 3), (8, 9), "not square")])
+def test_given_images_that_fit_no_orbit_end_the_run_at_its_start(config, tmp_path, greys, size, words):
+    config.pipeline.phases.pseudo_views.images = write_views(tmp_path / "edited", greys, size)
+    with pytest.raises(UserError, match=words):
+        check_input(config.pipeline)
