@@ -81,16 +81,22 @@ def check_ranges(config: Any, prefix: str = "--") -> None:
 def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range | Ordered]]:
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), f"{prefix}{field.name.replace('_', '-')}"
+        value, name = getattr(config, field.name), _option_name(field.name, hints[field.name])
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _outside(value, f"{name}.")
+            yield from _outside(value, f"{prefix}{name}." if name else prefix)
             continue
         values = value if isinstance(value, tuple) else (value,)
         for bounds in _bounds(hints[field.name]):
             numbers = (value,) if isinstance(bounds, Ordered) else values
             if any(isinstance(number, int | float | tuple) and number not in bounds for number in numbers):
-                yield name, value, bounds
+                yield f"{prefix}{name}", value, bounds
                 break
+
+
+def _option_name(field: str, hint: Any) -> str:
+    """The name that tyro gives the option of a field: `tyro.conf.arg(name=...)` changes it, "" leaves it out."""
+    names = (getattr(entry, "name", None) for entry in getattr(hint, "__metadata__", ()))
+    return next((name for name in names if name is not None), field).replace("_", "-")
 
 
 def _bounds(hint: Any) -> Iterator[Range | Ordered]:

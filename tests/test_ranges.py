@@ -1,8 +1,10 @@
 """Options out of range."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import pytest
+import tyro
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Share, ShareInterval, check_ranges
@@ -51,7 +53,17 @@ def test_what_is_out_of_range_is_named_as_the_command_line_names_it(config: Oute
 
 
 def test_the_command_line_still_reads_them() -> None:
-    import tyro
-
     config = tyro.cli(Outer, args=["--num-steps", "3", "--inner.shares", "0.1", "0.2", "--margin", "None"])
     assert config == Outer(num_steps=3, inner=Inner(shares=(0.1, 0.2)))
+
+
+@dataclass
+class Renamed:
+    inner: Annotated[Inner, tyro.conf.arg(name="")] = field(default_factory=Inner)
+    num: Annotated[Count, tyro.conf.arg(name="num_images")] = 1
+
+
+@pytest.mark.parametrize(("option", "value"), [("--rate", "0"), ("--num-images", "0")])
+def test_an_option_is_named_as_it_was_typed(option: str, value: str) -> None:
+    with pytest.raises(UserError, match=f"^{option} is"):
+        check_ranges(tyro.cli(Renamed, args=[option, value]))
