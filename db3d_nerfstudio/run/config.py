@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,29 +42,59 @@ class RunConfig(TrainerConfig):
 
 
 Config = TypeVar("Config", bound=RunConfig)
+_FORMER_NAMES = ("db3d_nerfstudio.trainer.DreamBooth3DTrainerConfig",)
+"""What the class of a run's config was called in earlier versions."""
+_OF_ANOTHER_VERSION = (yaml.YAMLError, AttributeError, ImportError, TypeError)
+"""What YAML raises where a config names classes that are gone."""
 
 
 def at_home_in_yaml(kind: type[Config]) -> type[Config]:
     """Make nerfstudio's programs open the run that they are given, and not the one that it is a copy of.
 
     They parse the text of `--load-config FILE` as YAML and open the folder that the config names. So a config that is
-    built from YAML takes its folder from the command line. `read_config` needs no command line.
+    built from YAML takes its folder from the command line. A run of another version ends them in one line.
+    `read_config` needs no command line.
     """
-    tag = f"tag:yaml.org,2002:python/object:{kind.__module__}.{kind.__qualname__}"
-    yaml.add_constructor(tag, partial(_construct, kind), yaml.Loader)
+    _add_constructor(f"{kind.__module__}.{kind.__qualname__}", partial(_construct, kind))
+    for name in _FORMER_NAMES:
+        _add_constructor(name, _refuse)
     return kind
+
+
+def _add_constructor(name: str, constructor: Callable[[yaml.Loader, yaml.Node], Any]) -> None:
+    yaml.add_constructor(f"tag:yaml.org,2002:python/object:{name}", constructor, yaml.Loader)
 
 
 def _construct(kind: type[RunConfig], loader: yaml.Loader, node: yaml.Node) -> Iterator[RunConfig]:
     config = kind.__new__(kind)
     yield config
-    values = loader.construct_mapping(cast(yaml.MappingNode, node), deep=True)
+    try:
+        values = loader.construct_mapping(cast(yaml.MappingNode, node), deep=True)
+    except _OF_ANOTHER_VERSION:
+        _refuse(loader, node)
+        raise
     config.__dict__.update(cast(dict[str, Any], values))
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--load-config", "--load_config", type=Path)
-    file = parser.parse_known_args()[0].load_config
+    file = _file_on_command_line()
     if file is not None:
         config.move_to(file.absolute().parent)
+
+
+def _refuse(loader: yaml.Loader, node: yaml.Node) -> None:
+    """End the program if it was started with `--load-config`; else raise a `YAMLError`."""
+    file = _file_on_command_line()
+    if file is not None:
+        raise SystemExit(f"Error: {_other_version(file.parent)}")
+    raise yaml.YAMLError(f"{node.tag} is of another version")
+
+
+def _file_on_command_line() -> Path | None:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--load-config", "--load_config", type=Path)
+    return parser.parse_known_args()[0].load_config
+
+
+def _other_version(run: Path) -> str:
+    return f"{run} was made by another version of db3d_nerfstudio: open it with that version"
 
 
 def read_config(run: Path) -> RunConfig:
@@ -77,8 +107,8 @@ def read_config(run: Path) -> RunConfig:
         config = yaml.load((run / FILE).read_text("utf8"), Loader=yaml.Loader)
     except OSError:
         raise UserError(f"{run} is not a run: give the folder that holds {FILE}") from None
-    except (yaml.YAMLError, AttributeError, ImportError, TypeError):
-        raise UserError(f"{run} was made by another version of db3d_nerfstudio: open it with that version") from None
+    except _OF_ANOTHER_VERSION:
+        raise UserError(_other_version(run)) from None
     if not isinstance(config, RunConfig):
         raise UserError(f"{run} was not made by a method of db3d_nerfstudio")
     config.move_to(run.absolute())

@@ -83,10 +83,26 @@ def test_a_config_that_no_command_line_names_keeps_its_home(copy):
     assert config.get_base_dir() == copy.with_name("first")
 
 
+OLD = "!!python/object:db3d_nerfstudio.trainer.DreamBooth3DTrainerConfig\nresume: true\n"
+RENAMED = (
+    OLD.replace("nerfstudio.trainer", "nerfstudio.training.trainer") + "_target: !!python/name:db3d_nerfstudio.Gone\n"
+)
+
+
+@pytest.mark.parametrize("text", [OLD, RENAMED])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nerfstudio_s_programs_refuse_another_version_in_one_line(tmp_path, monkeypatch, program, text):
+    (tmp_path / "config.yml").write_text(text)
+    monkeypatch.setattr(sys, "argv", [program, *PROGRAMS[program].format(tmp_path / "config.yml").split()])
+    with pytest.raises(SystemExit, match=f"^Error: {tmp_path} was made by another version of db3d_nerfstudio"):
+        importlib.import_module(f"nerfstudio.scripts.{program}").entrypoint()
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("!!python/object:db3d_nerfstudio.trainer.DreamBooth3DTrainerConfig\nresume: true\n", "another version"),
+        (OLD, "another version"),
+        (RENAMED, "another version"),
         ("!!python/object:db3d_nerfstudio.training.trainer.Gone\nresume: true\n", "another version"),
         (yaml.dump(TrainerConfig(method_name="nerfacto")), "not made by a method of db3d_nerfstudio"),
     ],
