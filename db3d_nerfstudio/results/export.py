@@ -1,4 +1,4 @@
-"""`db3d export`: a run as a textured mesh that other programs open, and as a page that shows it without a network."""
+"""`db3d export`: a run as a textured mesh and a page that shows it, or as views (`views.py`), for other programs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.results.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
 from db3d_nerfstudio.results.texture import bake, device_of
+from db3d_nerfstudio.results.views import export_views
+from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ STEPS = 4
 
 @dataclass
 class ExportConfig:
-    """Turn a run into a textured mesh, y up, and into a page that shows it without a network."""
+    """Turn a run into a textured mesh, y up, and into a page that shows it without a network; or into views."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The run's folder; RUN/initial for the initial NeRF."""
@@ -48,6 +50,11 @@ class ExportConfig:
     """The mesh is simplified to this many triangles."""
     texture_size: Count = 1024
     """Side of the texture, pixels."""
+    views: Count | None = None
+    """Write this many views from all round in place of a mesh: pictures with alpha, masks and poses, for image-to-3D
+    models, nerfstudio and COLMAP."""
+    size: Count = 512
+    """Side of a view, pixels."""
 
 
 def build_mesh(
@@ -135,13 +142,20 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def main(config: ExportConfig) -> None:
-    """Write the mesh and its page, and print what they are."""
+    """Write the mesh and its page, or the views, and print what they are."""
     from rich.progress import Progress
 
     from db3d_nerfstudio.console import CONSOLE, announce, is_quiet
     from db3d_nerfstudio.results.open_run import exports_folder, open_run
 
-    field = cast("GridField", open_run(config.run).model.field)
+    pipeline = open_run(config.run)
+    if config.views is not None:
+        checkpoints = read_config(config.run).get_checkpoint_dir()
+        folder = exports_folder(config.run, config.output)
+        views = export_views(pipeline, checkpoints, folder, config.views, config.size)
+        announce(f"{views}: {config.views} views with alpha, masks, transforms.json and sparse/0 for COLMAP")
+        return
+    field = cast("GridField", pipeline.model.field)
     with Progress(console=CONSOLE, disable=is_quiet(), transient=True) as progress:
         task = progress.add_task("Mesh", total=STEPS, completed=-1)
         mesh = build_mesh(

@@ -16,6 +16,7 @@ from nerfstudio.cameras.cameras import Cameras
 from PIL import Image
 from torch import Tensor
 
+from db3d_nerfstudio.camera_files import transforms
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import translate
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
@@ -137,20 +138,3 @@ def load_pseudo_views(path: Path) -> Float[Tensor, "b 3 h w"]:
     with_size = json.loads((path / "transforms.json").read_text("utf8"))
     files = [path / frame["file_path"] for frame in with_size["frames"]]
     return torch.stack([image_to_tensor(load_photo(file, with_size["w"])) for file in files])
-
-
-def transforms(cameras: Cameras, larger: float = 1.0) -> dict[str, object]:
-    """Cameras of one kind in the format of nerfstudio's `transforms.json`, for images `larger` times as wide."""
-    first = cameras[0]
-    intrinsics = {"fl_x": first.fx, "fl_y": first.fy, "cx": first.cx, "cy": first.cy}
-    bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
-    return {
-        "camera_model": "OPENCV",
-        **{key: float(value) * larger for key, value in intrinsics.items()},
-        "w": round(int(first.width) * larger),
-        "h": round(int(first.height) * larger),
-        "frames": [
-            {"file_path": f"images/{i:03d}.png", "transform_matrix": torch.cat([pose.cpu(), bottom]).tolist()}
-            for i, pose in enumerate(cameras.camera_to_worlds)
-        ],
-    }

@@ -16,7 +16,6 @@ from db3d_nerfstudio.training.pseudo_views import (
     given_views,
     load_pseudo_views,
     save_pseudo_views,
-    transforms,
 )
 from db3d_nerfstudio.training.start import check_input
 from db3d_nerfstudio.training.tasks import run_tasks
@@ -87,14 +86,6 @@ def test_nerfstudio_reads_the_same_cameras_back(tmp_path):
     assert [path.name for path in outputs.image_filenames] == [f"{i:03d}.png" for i in range(4)]
     assert torch.allclose(outputs.cameras.camera_to_worlds, cameras.camera_to_worlds, atol=1e-6)
     assert torch.allclose(outputs.cameras.fx, cameras.fx)
-
-
-def test_transforms_are_plain_json():
-    cameras, _ = orbit_cameras(2, 0.0, 3.0, 90.0, 8)
-    data = json.loads(json.dumps(transforms(cameras)))
-    assert (data["w"], data["h"], data["cx"]) == (8, 8, 4)
-    assert abs(data["fl_y"] - 4) < 1e-5  # Half the height at 90 degrees.
-    assert data["frames"][0]["transform_matrix"][3] == [0, 0, 0, 1]
 
 
 def test_contact_sheets_fill_short_rows_with_white():
