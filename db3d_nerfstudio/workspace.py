@@ -17,6 +17,8 @@ from db3d_nerfstudio.locks import locked
 
 RECIPE, FILES = "recipe.json", "files"
 """The file that says how an artifact was made, and the key under which it lists what it consists of."""
+RELEASED = "released"
+"""The key in that file of an artifact whose files were deleted on purpose."""
 SAMPLE, MOST_SAMPLES = 2**20, 64
 """Bytes that are read at a time of a file, and how often: damage to more than one part in 64 of it is noticed."""
 
@@ -62,9 +64,9 @@ class Workspace:
         recipe = json.loads(json.dumps(recipe, default=str))
         if path.exists():
             fault = _fault(path, recipe, self.instead, for_people)
-            if not fault:
+            if not fault and not is_released(path):
                 return path
-            if stale == "refuse":
+            if fault and stale == "refuse":
                 raise UserError(fault)
             announce(f"{path} is made again")
         with makes(path) as scratch:
@@ -72,6 +74,22 @@ class Workspace:
             recipe[FILES] = {name: entry for name, entry in listing(scratch).items() if name not in for_people}
             (scratch / RECIPE).write_text(json.dumps(recipe, indent=2, sort_keys=True) + "\n", "utf8")
         return path
+
+    def release(self, name: str, for_people: tuple[str, ...] = ()) -> None:
+        """Delete the files of the artifact `name`, except those for people; `once` makes it again if it is needed."""
+        path = self.root / name
+        recipe = _read_recipe(path)
+        if recipe is None:
+            return
+        scratch = path / f"{RECIPE}.tmp"
+        scratch.write_text(json.dumps({**recipe, FILES: {}, RELEASED: True}, indent=2, sort_keys=True) + "\n", "utf8")
+        publish(scratch, path / RECIPE)
+        kept = {path / each for each in (RECIPE, *for_people)}
+        for file in sorted(path.rglob("*"), reverse=True):  # What is in a folder comes before the folder.
+            if file.is_dir() and not any(file.iterdir()):
+                file.rmdir()
+            elif file.is_file() and file not in kept:
+                file.unlink()
 
 
 @contextmanager
@@ -142,6 +160,11 @@ def unlisted(folder: Path, files: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
+def is_released(path: Path) -> bool:
+    """Whether the files of an artifact were deleted by `Workspace.release`."""
+    return bool((_read_recipe(path) or {}).get(RELEASED))
+
+
 def check_whole(path: Path) -> None:
     """Raises UserError if files of an artifact are gone or changed; one that is not there passes."""
     damage = _damage(path, (_read_recipe(path) or {}).get(FILES, {}))
@@ -181,6 +204,7 @@ def _fault(path: Path, wanted: dict[str, Any], instead: str, for_people: tuple[s
     if found is None:
         return f"{path} has no readable {RECIPE}: delete the folder to have it made again"
     files = {name: entry for name, entry in found.pop(FILES, {}).items() if name not in for_people}
+    found.pop(RELEASED, None)
     differences = compare(found, wanted)
     if differences:
         return (

@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from db3d_nerfstudio.errors import UserError, exit_on_user_error
-from db3d_nerfstudio.workspace import Workspace, compare, digest_of
+from db3d_nerfstudio.workspace import Workspace, check_whole, compare, digest_of, is_released
 
 
 def write(text):
@@ -92,6 +92,30 @@ def test_damage_to_a_large_file_is_noticed(tmp_path, monkeypatch):
     before = digest_of(file)
     file.write_bytes(bytes(5_000) + bytes([1]) * 200 + bytes(4_800))
     assert digest_of(file) != before
+
+
+def test_a_released_artifact_keeps_what_people_look_at_and_is_made_again(tmp_path, capsys):
+    def make(text):
+        def fill(path):
+            (path / "unet").mkdir()
+            (path / "unet" / "weights").write_text(text)
+            (path / "samples.png").write_text(text)
+
+        return fill
+
+    workspace, people = Workspace(tmp_path), ("samples.png",)
+    path = workspace.once("a", {"steps": 3}, make("first"), for_people=people)
+    assert not is_released(path)
+    for _ in range(2):
+        workspace.release("a", people)
+        assert sorted(file.name for file in path.iterdir()) == ["recipe.json", "samples.png"] and is_released(path)
+    check_whole(path)
+    with pytest.raises(UserError, match="steps: 3 -> 4"):
+        workspace.once("a", {"steps": 4}, make("other"), for_people=people)
+    workspace.once("a", {"steps": 3}, make("second"), for_people=people)
+    assert f"{path} is made again" in capsys.readouterr().out
+    assert (path / "unet" / "weights").read_text() == "second" and not is_released(path)
+    workspace.release("not there")
 
 
 def test_two_at_one_artifact_do_not_destroy_each_others_work(tmp_path):

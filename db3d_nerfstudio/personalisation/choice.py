@@ -17,6 +17,7 @@ from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.guides.unet.tuning.lora_file import adapter_file, read_adapter
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.workspace import is_released
 
 GUIDES: dict[str, type[DiffusersGuideConfig]] = {
     "toybox": ToyboxGuideConfig,
@@ -44,6 +45,11 @@ def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> Diffuser
         return given
     if not personalised.exists():
         raise UserError(f"there is no {personalised}: give --personalised the folder that `db3d dreambooth` printed")
+    if is_released(personalised):
+        raise UserError(
+            f"the weights in {personalised} were deleted (--pipeline.phases.keep-full False): give --personalised "
+            "another fine-tuned guide of that run, such as dreambooth/partial"
+        )
     record = read_record(personalised)
     if record is None:
         return _settings_of_another_tool(personalised, given)

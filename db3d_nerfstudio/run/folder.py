@@ -18,13 +18,31 @@ _INCIDENTAL = {
     *("steps_per_save", "steps_per_eval_batch", "steps_per_eval_image", "steps_per_eval_all_images"),
     *("save_only_latest_checkpoint", "example", "home"),
 }
+FREE_TO_CHANGE = (
+    "datamanager.dataparser.pseudo_views",
+    "phases.keep_full",
+    "phases.pseudo_views.chunk",
+    "model.eval_num_rays_per_chunk",
+    "model.guide.device",
+    "model.guide.gradient_checkpointing",
+    "model.guide.text_encoder_memory",
+    "phases.pseudo_views.upscaler.device",
+    "phases.pseudo_views.upscaler.gradient_checkpointing",
+    "phases.pseudo_views.upscaler.text_encoder_memory",
+)
+"""Settings of place, memory and disk space: a run may continue with others."""
 _held_locks: dict[Path, int] = {}
 
 
 def settings(config: TrainerConfig) -> dict[str, Any]:
     """Everything in a config that decides the result of a run."""
     values = dataclasses.asdict(config)
-    values["pipeline"]["datamanager"]["dataparser"].pop("pseudo_views", None)
+    for setting in FREE_TO_CHANGE:
+        *parents, name = setting.split(".")
+        inside = values["pipeline"]
+        for parent in parents:
+            inside = inside.get(parent) or {}
+        inside.pop(name, None)
     identity = {key: value for key, value in values.items() if key not in _INCIDENTAL}
     return {**identity, "seed": config.machine.seed}
 

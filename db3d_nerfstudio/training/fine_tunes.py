@@ -25,6 +25,8 @@ from db3d_nerfstudio.workspace import Workspace
 
 SAMPLES = "samples.png"
 """A sheet of what a fine-tuned guide draws, beside its weights."""
+FOR_PEOPLE = (SAMPLES, "losses.json")
+"""Files of a fine-tuned guide that nothing reads but the report."""
 SHEET_ROWS, SHEET_VIEWS = 2, ("front", "side", "back", "overhead")
 
 
@@ -61,6 +63,10 @@ class FineTunes:
             return None
         return self._finetuned("full", self.config.full_steps, None, self._photos, {})
 
+    def release_full(self) -> None:
+        """Delete the weights of D_full, which nothing needs beside whole pseudo views."""
+        self.workspace.release("dreambooth/full", FOR_PEOPLE)
+
     def multiview(self, pseudo_views: Path, prompt: str, recipe: dict[str, Any]) -> Path | None:
         """D_multi: D_partial, trained further on photos and pseudo views, with the side in the captions of the latter.
 
@@ -92,7 +98,7 @@ class FineTunes:
 
         made_of = {"start": start and start.name, "max_train_steps": max_train_steps, "captions": data.captions}
         made_of = {**made_of, **self.tuner.recipe(), **recipe}
-        return self.workspace.once(f"dreambooth/{name}", made_of, make, for_people=(SAMPLES, "losses.json"))
+        return self.workspace.once(f"dreambooth/{name}", made_of, make, for_people=FOR_PEOPLE)
 
     def _save_samples(self, name: str, path: Path) -> None:
         """Draw the subject from each side, with the same noise for every fine-tune."""

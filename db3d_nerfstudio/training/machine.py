@@ -1,19 +1,21 @@
-"""What a run needs of the machine, said or refused before anything is loaded: a GPU's memory, days on a CPU."""
+"""What a run needs of the machine, announced or refused at its start: a GPU's memory, disk space, days on a CPU."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from nerfstudio.configs.base_config import MachineConfig
 
+from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+    from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
     from db3d_nerfstudio.training.context import RunContext
     from db3d_nerfstudio.training.phases import PhasesConfig
 
@@ -76,3 +78,67 @@ def announce_memory(context: RunContext, phases: PhasesConfig) -> None:
     model = context.model.config
     work = work_of(phases, context.datamanager.config.views_per_step, model.sds.perp_neg)
     announce_needs(model.guide, context.model.device, work, NERF_RESERVE)
+
+
+@dataclass(frozen=True)
+class DiskNeeds:
+    """Bytes of a run folder when it is largest."""
+
+    fine_tunes: int
+    """Of the fine-tuned guides that are there at once."""
+    images: int
+    """Of class images and pseudo views, before compression."""
+    checkpoints: int
+    """Of the NeRFs: the newest checkpoint with its optimizers, the one being written, and the initial NeRF."""
+
+    @property
+    def total(self) -> int:
+        """Of the whole folder."""
+        return self.fine_tunes + self.images + self.checkpoints
+
+    def __str__(self) -> str:
+        return f"{_size(self.total)} (fine-tuned guides {_size(self.fine_tunes)}, images {_size(self.images)})"
+
+
+def disk_needs(guide: DiffusionGuide, nerf: int, phases: PhasesConfig, views: tuple[int, int]) -> DiskNeeds:
+    """What a run writes.
+
+    Args:
+        nerf: Bytes of the NeRF's parameters.
+        views: Number of pseudo views, and the side of the renders they are made from, in pixels.
+    """
+    one = sum(p.numel() * p.element_size() for p in guide.parameters())
+    steps = (phases.full_steps,) if phases.one_stage else (phases.partial_steps, phases.full_steps)
+    tuned = sum(number > 0 for number in steps)
+    if phases.multiview_steps and not phases.one_stage:
+        tuned += phases.keep_full or not phases.full_steps
+    class_images = phases.dreambooth.num_class_images if phases.dreambooth.prior_loss_weight and tuned else 0
+    upscaler = phases.pseudo_views.upscaler
+    side = guide.resolution if upscaler is None else 4 * guide.resolution
+    pseudo_views = 0 if phases.one_stage else views[0] * 2 * (side**2 + views[1] ** 2)  # Twice, with the sheet.
+    pixels = class_images * guide.resolution**2 + pseudo_views
+    return DiskNeeds(tuned * one, 3 * pixels, 2 * 3 * nerf + (0 if phases.one_stage else nerf))
+
+
+def announce_disk(context: RunContext, phases: PhasesConfig) -> None:
+    """Print how much disk space the run takes, and how much of that is free; call it when the guide is loaded.
+
+    Raises:
+        UserError: The fine-tuned guides alone are more than is free.
+    """
+    nerf = sum(p.numel() * p.element_size() for p in context.model.parameters())
+    orbit = context.datamanager.config.dataparser
+    needs = disk_needs(context.guide, nerf, phases, (orbit.num_views, orbit.resolution))
+    there = sum(file.stat().st_size for file in context.folder.rglob("*") if file.is_file())
+    free = shutil.disk_usage(context.folder).free
+    line = f"The run takes up to {needs} of disk space; {_size(free)} are free."
+    if needs.fine_tunes - there > free:
+        smaller = "" if phases.one_stage or not phases.keep_full else "--pipeline.phases.keep-full False or "
+        raise UserError(
+            f"{line} Free some, choose another --output-dir, or set {smaller}--pipeline.model.guide.tuning lora"
+        )
+    announce(line)
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -84,6 +84,9 @@ class PhasesConfig:
     """Iterations of D_partial on the photos (150 in the paper); 0 leaves the guide untuned."""
     full_steps: Natural = 800
     """Iterations of D_full on the photos (800 in the paper); 0 leaves the guide untuned."""
+    keep_full: bool = True
+    """Keep D_full's weights once the pseudo views are made. If not, they are deleted, and D_full is tuned again should
+    the pseudo views have to be made again."""
     multiview_steps: Natural = 150
     """Further iterations of D_partial on photos and pseudo views (150 in the paper)."""
 

@@ -17,6 +17,7 @@ import torch
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.record import identity
 from db3d_nerfstudio.photos import photos_digest
 from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
 from db3d_nerfstudio.run.config import read_config
@@ -25,7 +26,7 @@ from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.training import initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes
-from db3d_nerfstudio.training.machine import announce_memory
+from db3d_nerfstudio.training.machine import announce_disk, announce_memory
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
 from db3d_nerfstudio.training.tasks import ONE, ONLY, THREE, TWO, nerf_task, stage_line
 from db3d_nerfstudio.words import parse_subject, prompts_of_run
@@ -131,9 +132,11 @@ class PhaseRunner:
             settings = self.config.pseudo_views, self._stage_2_prompt
             pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
 
-        return self.workspace.once(
-            "pseudo_views", self._pseudo_views_recipe(), make, for_people=("contact_sheet.png", "stage_2/losses.json")
-        )
+        people = (pseudo_views.CONTACT_SHEET,)
+        views = self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make, for_people=people)
+        if not self.config.keep_full:
+            self.fine_tunes.release_full()
+        return views
 
     def _start_second_nerf(self) -> None:
         """New weights in the same parameters, unless the initial NeRF's are kept, and reset optimizers."""
@@ -169,6 +172,8 @@ class PhaseRunner:
             except UserError as error:
                 file = self.workspace.root / INTERVENTIONS
                 raise UserError(f"{error} It was set in the viewer: remove it from {file}") from None
+        if self._entered is None:
+            announce_disk(self.context, self.config)
 
     def _check_prompt(self, prompt: str) -> None:
         subject, guide = None, self.context.guide
@@ -198,7 +203,8 @@ class PhaseRunner:
         model.distillation.embed_prompts()
 
     def _pseudo_views_recipe(self) -> dict[str, Any]:
-        config = asdict(self.config.pseudo_views)
+        config, upscaler = asdict(self.config.pseudo_views), self.config.pseudo_views.upscaler
+        del config["chunk"]
         orbit = self.context.datamanager.config.dataparser
         cameras = {key: getattr(orbit, key) for key in ("num_views", "elevation", "radius", "fov", "resolution")}
         if self.config.pseudo_views.images is not None:
@@ -208,6 +214,7 @@ class PhaseRunner:
             "initial_steps": self._initial_steps,
             "full_steps": self.config.full_steps,
             **config,
+            "upscaler": None if upscaler is None else identity(upscaler),
             "cameras": cameras,
             **self.fine_tunes.tuner.recipe(),
         }

@@ -1,17 +1,28 @@
 """What the machine has to offer is asked before anything is loaded, and answered in one line."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 from nerfstudio.configs.base_config import MachineConfig
 
 from db3d_nerfstudio.diffusion import footprint
 from db3d_nerfstudio.diffusion.footprint import Work
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 from db3d_nerfstudio.run import manifest
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training import machine
-from db3d_nerfstudio.training.machine import AutoMachineConfig, announce_memory, check_precision, choose_device, work_of
+from db3d_nerfstudio.training.machine import (
+    AutoMachineConfig,
+    announce_disk,
+    announce_memory,
+    check_precision,
+    choose_device,
+    work_of,
+)
 from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig
 from db3d_nerfstudio.training.runner import PhaseRunner
 
@@ -92,3 +103,43 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_reports_its_own_memory(monkeyp
     assert manifest._memory_mb() > 10
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 2**20)
     assert manifest._memory_mb() == 5
+
+
+def test_the_disk_space_of_a_run_is_what_it_writes(config) -> None:
+    from tiny_run import START, tiny_run
+
+    def needs(**settings: object) -> machine.DiskNeeds:
+        phases = dataclasses.replace(config.pipeline.phases, **settings)
+        return machine.disk_needs(run.context.guide, 100, phases, (3, 8))
+
+    run, shift, rgb = tiny_run(config), 4, 3 * 8 * 8
+    assert needs().fine_tunes == 3 * shift and needs(keep_full=False).fine_tunes == 2 * shift
+    assert needs(partial_steps=0).fine_tunes == 2 * shift and needs(multiview_steps=0).fine_tunes == 2 * shift
+    one_stage = needs(final=NerfPhaseConfig(steps=0))
+    assert (one_stage.fine_tunes, one_stage.images, one_stage.checkpoints) == (shift, 2 * rgb, 600)
+    assert needs().images == (2 + 3 * 2 * 2) * rgb and needs().checkpoints == 700
+    upscaled = needs(pseudo_views=dataclasses.replace(config.pipeline.phases.pseudo_views, upscaler=UpscalerConfig()))
+    assert upscaled.images == (2 + 3 * 2 * (4 * 4 + 1)) * rgb
+    run.runner.before_step(START)
+    files = [file for part in ("class_images", "pseudo_views/*") for file in run.context.folder.glob(f"{part}/*.png")]
+    assert len(files) == 2 + 2 * 3
+    assert sum(file.stat().st_size for file in files) < needs().images + len(files) * 100, "and a header for each"
+
+
+def test_disk_space_is_announced_and_refused_with_what_saves_some(config, monkeypatch, capsys) -> None:
+    from tiny_run import tiny_run
+
+    context, phases = tiny_run(config).context, config.pipeline.phases
+    context.guide.shift = torch.nn.Parameter(torch.zeros(10**6))
+    free = [11 * 10**6]
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free[0]))
+    with pytest.raises(UserError, match=r"fine-tuned guides 12 MB.*11 MB are free.*--pipeline.phases.keep-full False"):
+        announce_disk(context, phases)
+    phases.keep_full = False
+    announce_disk(context, phases)
+    assert "The run takes up to 8 MB" in capsys.readouterr().out
+    (context.folder / "dreambooth").mkdir()
+    (context.folder / "dreambooth" / "weights").write_bytes(bytes(4 * 10**6))
+    free[0] = 5 * 10**6
+    announce_disk(context, phases)  # Half of it is there already.
+    assert "5 MB are free" in capsys.readouterr().out

@@ -66,6 +66,8 @@ def test_the_same_command_continues_its_unfinished_run(config, reached, capsys):
     first = begin(config, reached)
     again = copy.deepcopy(config)
     again.steps_per_save, again.vis = 7, "tensorboard"  # Nothing that changes the result.
+    again.pipeline.phases.keep_full, again.pipeline.phases.pseudo_views.chunk = False, 1
+    again.pipeline.model.eval_num_rays_per_chunk = 9
     assert begin(again).timestamp == first.timestamp
     assert f"at step {0 if reached is None else reached + 1} of 10 (--resume False" in capsys.readouterr().out
 
