@@ -1,4 +1,4 @@
-"""No file imports one of a higher layer, and no files import each other in a circle.
+"""No file imports one of a higher layer, no files import each other in a circle, and the house is not too tall.
 
 Every import counts: those within functions, and those for type checkers only.
 """
@@ -26,6 +26,7 @@ LAYERS = [
     {"personalisation", "timing"},
     {"evaluation"},
 ]
+MOST_FLOORS = 8
 
 
 def modules() -> dict[str, Path]:
@@ -66,6 +67,11 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 and any(parts[1] in layer for layer in LAYERS) else "ground"
 
 
+def room_or_file(module: str) -> str:
+    """The folder of a module, or the module itself on the ground."""
+    return module if room(module) == "ground" else room(module)
+
+
 def breaks_a_layer(importer: str, imported: str) -> bool:
     """Whether the imported module lies in a higher layer, or in another room of the same one."""
     here, there = room(importer), room(imported)
@@ -82,6 +88,18 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
     return []
 
 
+def floors(graph: dict[str, set[str]]) -> dict[str, int]:
+    """The floor of each room: 1, or one above the highest that it imports. A module of the ground is its own room."""
+    below: dict[str, set[str]] = {}
+    for module, found in graph.items():
+        here = room_or_file(module)
+        below.setdefault(here, set()).update({room_or_file(other) for other in found} - {here})
+    numbers: dict[str, int] = {}
+    for name in TopologicalSorter(below).static_order():
+        numbers[name] = 1 + max((numbers[other] for other in below[name]), default=0)
+    return numbers
+
+
 def test_every_folder_of_the_package_has_its_layer():
     rooms = {module.split(".")[1] for module, path in modules().items() if path.name == "__init__.py" and "." in module}
     assert rooms | {"ground"} == set().union(*LAYERS)
@@ -95,6 +113,11 @@ def test_no_circle_of_files():
     assert not circle(imports())
 
 
+def test_the_house_is_not_too_tall():
+    heights = floors(imports())
+    assert max(heights.values()) <= MOST_FLOORS, sorted(heights.items(), key=lambda entry: entry[1])
+
+
 def test_the_walk_finds_imports_of_every_kind(tmp_path):
     file = tmp_path / "file.py"
     file.write_text(
@@ -106,3 +129,10 @@ def test_the_walk_finds_imports_of_every_kind(tmp_path):
     assert breaks_a_layer(f"{ROOT}.nerf.model", f"{ROOT}.toybox.guide")
     assert not breaks_a_layer(f"{ROOT}.diffusion.sds", f"{ROOT}.guides.base")
     assert not breaks_a_layer(f"{ROOT}.training.pipeline", f"{ROOT}.words")
+    assert floors(
+        {f"{ROOT}.a": set(), f"{ROOT}.b": {f"{ROOT}.a"}, f"{ROOT}.nerf.c": {f"{ROOT}.b", f"{ROOT}.nerf.d"}}
+    ) == {
+        f"{ROOT}.a": 1,
+        f"{ROOT}.b": 2,
+        "nerf": 3,
+    }

@@ -17,11 +17,12 @@ import tyro
 from nerfstudio.data.scene_box import SceneBox
 from torch import Tensor
 
-from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
+from db3d_nerfstudio.cameras import image_rays
 from db3d_nerfstudio.nerf.model import DreamBooth3DModel, DreamBooth3DModelConfig
 from db3d_nerfstudio.timing.diffusion import time_stable_diffusion
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.optimizers import FusedAdamConfig
+from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig, random_cameras, resolution_at
 
 PARTS = ("render", "guide", "backward", "optimizer", "total")
 BOX = SceneBox(torch.tensor([[-1.0] * 3, [1.0] * 3]))

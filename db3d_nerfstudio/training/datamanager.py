@@ -15,10 +15,11 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, Va
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from PIL import Image
 
-from db3d_nerfstudio.cameras import RandomCamerasConfig, image_rays, random_cameras, resolution_at
+from db3d_nerfstudio.cameras import image_rays
 from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig, random_cameras, resolution_at
 
 
 @dataclass

@@ -3,9 +3,9 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from PIL import Image
 
-from db3d_nerfstudio.cameras import RandomCamerasConfig
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 

@@ -153,11 +153,14 @@ def tuning_curve(
         def look(done: int, loss: float | None = None) -> None:
             bar.update(task, completed=done)
             if done in config.iterations:
-                errors = errors_of(guide, truth, subject.instance_prompt)
-                samples, point = look_at(guide, judge, subject, data.images, errors, done, config)
+                prompts = prompts_of_all_views(subject.instance_prompt, config.per_view)
+                samples = draw(guide, prompts, config.sampling, config.seed)
+                of_class = draw(guide, [subject.class_prompt] * config.per_view, config.sampling, config.seed)
                 rows = [data.images, *samples.split(config.per_view)]
                 tensor_to_image(contact_sheet(rows, guide.resolution)).save(sheets / f"{done:05d}.png")
-                points.append(point)
+                seen, unseen = errors_of(guide, truth, subject.instance_prompt)
+                judged = judge_samples(judge, data.images, samples, of_class)
+                points.append(Point(iterations=done, **judged, error_seen=seen, error_unseen=unseen))
 
         look(0)
         finetune(guide, data, config.dreambooth, max(config.iterations), config.seed, look)
@@ -193,33 +196,26 @@ def _errors(guide: DiffusionGuide, z: Tensor, mask: Tensor, views: Views, prompt
 
 
 @torch.no_grad()
-def look_at(
-    guide: DiffusionGuide,
-    judge: Judge,
-    subject: Subject,
-    photos: torch.Tensor,
-    errors: tuple[float, float],
-    done: int,
-    config: TuningCurveConfig,
-) -> tuple[torch.Tensor, Point]:
-    """Samples of the subject from all sides, and the judge's measures of them; `errors` are those of `errors_of`."""
+def judge_samples(
+    judge: Judge, photos: torch.Tensor, samples: torch.Tensor, of_class: torch.Tensor
+) -> dict[str, float]:
+    """The fields of `Point` that the judge measures.
 
-    prompts = prompts_of_all_views(subject.instance_prompt, config.per_view)
-    samples = draw(guide, prompts, config.sampling, config.seed)
-    of_class = draw(guide, [subject.class_prompt] * config.per_view, config.sampling, config.seed)
+    Args:
+        samples: Equally many for each view, in the order of `prompts_of_all_views`.
+        of_class: As many samples of the class's prompt as there are of one view.
+    """
+    per_view = len(of_class)
     opinion, real = judge.look(samples), judge.look(photos).embedding
-    said = [VIEW_NAMES[index] for index in opinion.view.argmax(-1).tolist()]
-    asked = [name for name in VIEW_NAMES for _ in range(config.per_view)]
-    return samples, Point(
-        iterations=done,
-        subject_similarity=mean_pairwise(opinion.embedding, real),
-        view_diversity=view_diversity(said),
-        views_right=sum(one == other for one, other in zip(said, asked, strict=True)) / len(asked),
-        preservation=mean_pairwise(judge.look(of_class).embedding, real),
-        diversity=diversity(samples[: config.per_view], unlikeness(judge)),
-        error_seen=errors[0],
-        error_unseen=errors[1],
-    )
+    shown = [VIEW_NAMES[index] for index in opinion.view.argmax(-1).tolist()]
+    asked = [name for name in VIEW_NAMES for _ in range(per_view)]
+    return {
+        "subject_similarity": mean_pairwise(opinion.embedding, real),
+        "view_diversity": view_diversity(shown),
+        "views_right": sum(one == other for one, other in zip(shown, asked, strict=True)) / len(asked),
+        "preservation": mean_pairwise(judge.look(of_class).embedding, real),
+        "diversity": diversity(samples[:per_view], unlikeness(judge)),
+    }
 
 
 def unlikeness(judge: Judge) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

@@ -15,7 +15,7 @@ from db3d_nerfstudio.evaluation.benchmark.tuning_curve import (
     Point,
     TuningCurveConfig,
     errors_of,
-    look_at,
+    judge_samples,
     plot,
     true_views,
     unlikeness,
@@ -24,7 +24,7 @@ from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.toybox import examples
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import load_judge
-from db3d_nerfstudio.words import DIRECTIONS, Subject
+from db3d_nerfstudio.words import DIRECTIONS
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def test_points_sheets_and_figure(config):
     module.main(config)
     points = json.loads((config.output / "tuning_curve.json").read_text())["duck-30000000"]
     assert [point["iterations"] for point in points] == [0, 1, 3]
+    assert all(points[0][name] >= 0 for name in ("preservation", "error_seen", "error_unseen"))
     assert points[0]["subject_similarity"] != points[2]["subject_similarity"], "tuning has moved the samples"
     sheets = config.output / "curves" / "duck-30000000"
     with Image.open(sheets / "00003.png") as sheet:
@@ -57,18 +58,14 @@ def test_points_sheets_and_figure(config):
     assert (sheets / "points.json").stat().st_mtime_ns == written, "a finished toy is not done again"
 
 
-def test_a_guide_that_draws_the_photos_has_their_likeness_and_no_sides(config, monkeypatch):
+def test_samples_that_are_the_photo_have_its_likeness_and_show_one_side():
     """The full collapse: whatever is asked, the photo from the front is drawn."""
-    (config.output / "duck").mkdir(parents=True)
     folder, _ = examples.default_subject()
     photo = load_photos(folder, 64)[2:3]
-    monkeypatch.setattr(module, "draw", lambda guide, prompts, config, seed: photo.expand(len(prompts), -1, -1, -1))
-    subject = Subject("a photo of a sks duck", "sks", "duck")
-    _, point = look_at(None, load_judge(), subject, photo, (0.9, 1.1), 7, config)
-    assert point.iterations == 7 and point.subject_similarity == pytest.approx(1, abs=1e-5)
-    assert (point.error_seen, point.error_unseen) == (0.9, 1.1)
-    assert point.view_diversity == 0 and point.views_right == 0.25
-    assert point.preservation == pytest.approx(1, abs=1e-5) and point.diversity == pytest.approx(0, abs=1e-5)
+    judged = judge_samples(load_judge(), photo, photo.expand(8, -1, -1, -1), photo.expand(2, -1, -1, -1))
+    assert judged["view_diversity"] == 0 and judged["views_right"] == 0.25
+    assert judged["subject_similarity"] == pytest.approx(1, abs=1e-5)
+    assert judged["preservation"] == pytest.approx(1, abs=1e-5) and judged["diversity"] == pytest.approx(0, abs=1e-5)
 
 
 def test_a_guide_that_knows_the_front_denoises_what_photos_show_and_not_the_rest(tmp_path):
