@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, finetune
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, finetune
 from db3d_nerfstudio.diffusion.guidance import Conditioning, standard_noise
 from db3d_nerfstudio.diffusion.sampling import Sampler, SamplingConfig
 from db3d_nerfstudio.diffusion.training_set import TrainingSet
@@ -102,25 +102,23 @@ def upscale(
     return upscaler.decode(sampler.denoise(z, sampler.timesteps, conditioning))
 
 
-def tuned_upscaler(config: UpscalerConfig, tuner: SubjectTuner, path: Path) -> Upscaler:
+def tuned_upscaler(
+    config: UpscalerConfig, tuner: SubjectTuner, path: Path, progress: Progress | None = None
+) -> Upscaler:
     """The upscaler of a guide's images, tuned on the subject's photos and saved in `path` if the config asks for it."""
     upscaler = config.setup(device=tuner.guide.device, first_stage=tuner.guide)
     if config.max_train_steps > 0:
         photos, caption = load_photos(tuner.photos, upscaler.resolution), tuner.subject.instance_prompt
-        tune_upscaler(upscaler, photos, caption, tuner.guide.resolution, tuner.config, tuner.seed)
+        pairs = upscaling_pairs(upscaler, photos, caption, tuner.guide.resolution)
+        tune_upscaler(upscaler, pairs, tuner.config, tuner.seed, progress)
         upscaler.save(path)
     return upscaler
 
 
-def tune_upscaler(
-    upscaler: Upscaler,
-    photos: Float[Tensor, "n 3 h w"],
-    caption: str,
-    small_resolution: int,
-    config: DreamBoothConfig,
-    seed: int,
-) -> list[float]:
-    """DreamBooth on pairs of photos, small and large; return the losses.
+def upscaling_pairs(
+    upscaler: Upscaler, photos: Float[Tensor, "n 3 h w"], caption: str, small_resolution: int
+) -> TrainingSet:
+    """Pairs of photos, small and large.
 
     Args:
         photos: At least as large as the upscaler's resolution.
@@ -131,6 +129,12 @@ def tune_upscaler(
     def show(index: Int[Tensor, " b"], generator: torch.Generator) -> None:
         upscaler.show(small[index.to(upscaler.device)], generator)
 
-    pairs = TrainingSet(photos, [{caption: 1.0}] * len(photos), before_batch=show)
+    return TrainingSet(photos, [{caption: 1.0}] * len(photos), before_batch=show)
+
+
+def tune_upscaler(
+    upscaler: Upscaler, pairs: TrainingSet, config: DreamBoothConfig, seed: int, progress: Progress | None = None
+) -> list[float]:
+    """DreamBooth on pairs of photos; return the losses."""
     config = replace(config, prior_loss_weight=0.0)
-    return finetune(upscaler, pairs, config, upscaler.config.max_train_steps, seed)
+    return finetune(upscaler, pairs, config, upscaler.config.max_train_steps, seed, progress)

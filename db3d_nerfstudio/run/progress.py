@@ -31,7 +31,7 @@ class Task:
     """The stage that it belongs to, as announced."""
     name: str
     """Its name for users."""
-    kind: Literal["images", "tuning", "initial NeRF", "final NeRF"]
+    kind: Literal["images", "tuning", "upscaling", "initial NeRF", "final NeRF"]
     """Tasks of one kind take the same time per unit."""
     total: int
     """Number of things that it makes or does."""

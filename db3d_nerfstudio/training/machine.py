@@ -108,10 +108,10 @@ def disk_needs(guide: DiffusionGuide, nerf: int, phases: PhasesConfig, views: tu
         views: Number of pseudo views, and the side of the renders they are made from, in pixels.
     """
     one = sum(p.numel() * p.element_size() for p in guide.parameters())
-    steps = (phases.full_steps,) if phases.one_stage else (phases.partial_steps, phases.full_steps)
-    tuned = sum(number > 0 for number in steps)
+    full = phases.full_steps > 0 and phases.full_is_used
+    tuned = int(full) if phases.one_stage else full + (phases.partial_steps > 0)
     if phases.multiview_steps and not phases.one_stage:
-        tuned += phases.keep_full or not phases.full_steps
+        tuned += phases.keep_full or not full  # Else D_multi takes the place of D_full.
     class_images = phases.dreambooth.num_class_images if phases.dreambooth.prior_loss_weight and tuned else 0
     upscaler = phases.pseudo_views.upscaler
     side = guide.resolution if upscaler is None else 4 * guide.resolution

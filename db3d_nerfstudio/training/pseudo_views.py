@@ -20,7 +20,7 @@ from db3d_nerfstudio.camera_files import transforms
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.diffusion.sampling import translate
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
-from db3d_nerfstudio.diffusion.upscaler import tuned_upscaler, upscale
+from db3d_nerfstudio.diffusion.upscaler import Upscaler, tuned_upscaler, upscale
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photo_file import read_photo
@@ -29,7 +29,7 @@ from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.initial_nerf import showing
 from db3d_nerfstudio.training.phases import PseudoViewsConfig
-from db3d_nerfstudio.training.tasks import PSEUDO_VIEWS
+from db3d_nerfstudio.training.tasks import PSEUDO_VIEWS, UPSCALER
 
 CONTACT_SHEET = "contact_sheet.png"
 
@@ -53,8 +53,8 @@ def make(
     negative_prompt = context.model.config.sds.negative_prompt
     conditioning = PromptBank(guide, prompt, negative_prompt)(views)
     generator = torch.Generator().manual_seed(context.seed)
+    upscaler = _upscaler(context, config, tuner, path / "upscaler")
     with context.unlocked():
-        upscaler = None if config.upscaler is None else tuned_upscaler(config.upscaler, tuner, path / "upscaler")
         large = None if upscaler is None else PromptBank(upscaler, prompt, negative_prompt)(views)
     made = []
     with context.task(PSEUDO_VIEWS) as progress:
@@ -70,6 +70,14 @@ def make(
     renders, translated = renders.cpu(), torch.cat(made).cpu()
     save_pseudo_views(path, cameras, photos, renders, translated)
     context.record.picture("Pseudo views", contact_sheet([renders, translated]), context.step)
+
+
+def _upscaler(context: RunContext, config: PseudoViewsConfig, tuner: SubjectTuner, path: Path) -> Upscaler | None:
+    if config.upscaler is None:
+        return None
+    tuned = config.upscaler.max_train_steps > 0
+    with context.task(UPSCALER) if tuned else context.unlocked() as progress:
+        return tuned_upscaler(config.upscaler, tuner, path, progress)
 
 
 def take(context: RunContext, folder: Path, path: Path, initial: Path, photos: Float[Tensor, "n 3 h w"]) -> None:

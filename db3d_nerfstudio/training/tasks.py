@@ -4,7 +4,7 @@ from db3d_nerfstudio.run.interventions import PhaseName
 from db3d_nerfstudio.run.progress import Task
 from db3d_nerfstudio.training.phases import PhasesConfig
 
-CLASS_IMAGES, PSEUDO_VIEWS = "Class images", "Pseudo views"
+CLASS_IMAGES, UPSCALER, PSEUDO_VIEWS = "Class images", "Upscaler", "Pseudo views"
 ONE, TWO, THREE = "1/3 initial", "2/3 pseudo_views", "3/3 final"
 ONLY = "1/1 distillation"
 """The stage of a baseline."""
@@ -28,6 +28,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
     """
     dreambooth, views = phases.dreambooth, phases.pseudo_views
     translation_steps = max(1, round(views.strength * views.steps))
+    upscaling = views.upscaler.max_train_steps if views.upscaler is not None and views.images is None else 0
     full = (dreambooth_task("full"), "tuning", phases.full_steps if phases.full_is_used else 0)
     if phases.one_stage:
         tasks = [Task(ONLY, *full), Task(ONLY, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps)]
@@ -36,6 +37,7 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
             Task(ONE, dreambooth_task("partial"), "tuning", phases.partial_steps),
             Task(ONE, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps),
             Task(TWO, *full),
+            Task(TWO, UPSCALER, "upscaling", upscaling),
             Task(TWO, PSEUDO_VIEWS, "images", num_views, translation_steps if views.images is None else 1),
             Task(THREE, dreambooth_task("multiview"), "tuning", phases.multiview_steps),
             Task(THREE, nerf_task(phases, "final"), "final NeRF", phases.final.steps),

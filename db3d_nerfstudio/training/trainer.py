@@ -23,9 +23,10 @@ from db3d_nerfstudio.ranges import check_ranges
 from db3d_nerfstudio.results.report import write_report
 from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
 from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
-from db3d_nerfstudio.run.progress import shown
+from db3d_nerfstudio.run.progress import RunProgress, shown
 from db3d_nerfstudio.training import start
 from db3d_nerfstudio.training.machine import check_precision, choose_device
+from db3d_nerfstudio.training.out_of_memory import advice
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.viewer_panel import end_renders
 from db3d_nerfstudio.workspace import publish
@@ -91,7 +92,7 @@ class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
 
 
 @contextmanager
-def exit_on_failure() -> Iterator[None]:
+def exit_on_failure(config: RunConfig, progress: RunProgress) -> Iterator[None]:
     """End the program with one line for errors that a user can correct: input, a non-finite loss, memory.
 
     Nothing is lost, as the same command continues the run.
@@ -100,13 +101,7 @@ def exit_on_failure() -> Iterator[None]:
         with exit_on_user_error(FloatingPointError):
             yield
     except torch.OutOfMemoryError as error:
-        cause = str(error).partition("\n")[0]
-        raise SystemExit(
-            f"Error: {cause} Give this run the device to itself, or lower "
-            "--pipeline.datamanager.random-cameras.resolution or --pipeline.phases.dreambooth.batch-size; the guide's "
-            "text_encoder_memory, gradient_checkpointing and tuning save memory too. The same command with "
-            "the same options continues this run."
-        ) from None
+        raise SystemExit(f"Error: {advice(error, config, progress.task)}") from None
 
 
 class DreamBooth3DTrainer(Trainer):
@@ -125,7 +120,8 @@ class DreamBooth3DTrainer(Trainer):
     def train(self) -> None:
         """Train the rest of the run, and show its progress."""
         self.config.max_num_iterations = max(0, self._total_steps - self._start_step)
-        with exit_on_failure(), shown(self.pipeline.context.record.progress):
+        progress = self.pipeline.context.record.progress
+        with exit_on_failure(self.config, progress), shown(progress):
             try:
                 super().train()
             finally:

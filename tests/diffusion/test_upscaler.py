@@ -11,7 +11,7 @@ from torch import Tensor
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, noise_weights
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
-from db3d_nerfstudio.diffusion.upscaler import Upscaler, UpscalerConfig, tune_upscaler, upscale
+from db3d_nerfstudio.diffusion.upscaler import Upscaler, UpscalerConfig, tune_upscaler, upscale, upscaling_pairs
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import resize
 
@@ -76,7 +76,8 @@ def test_tuning_on_pairs_is_learned_repeatable_and_kept(folder: Path, tmp_path: 
 
     def tuned() -> tuple[Upscaler, list[float]]:
         upscaler = UpscalerConfig(**settings).setup()
-        return upscaler, tune_upscaler(upscaler, photos, "a photo of a sks dog", 16, config, seed=0)
+        pairs = upscaling_pairs(upscaler, photos, "a photo of a sks dog", 16)
+        return upscaler, tune_upscaler(upscaler, pairs, config, seed=0)
 
     upscaler, losses = tuned()
     assert len(losses) == 30 and sum(losses[-10:]) < 0.8 * sum(losses[:10])
@@ -93,7 +94,7 @@ def test_pairs_are_drawn_as_before_the_loops_were_one(folder: Path) -> None:
     """The first loss by hand: index, noise of the small image, timestep, noise of the large one."""
     upscaler = UpscalerConfig(model=str(folder), max_train_steps=1).setup()
     photos, config = torch.rand(2, 3, 32, 32, generator=seeded(2)), DreamBoothConfig(batch_size=3)
-    (loss,) = tune_upscaler(upscaler, photos, "a dog", 16, config, seed=7)
+    (loss,) = tune_upscaler(upscaler, upscaling_pairs(upscaler, photos, "a dog", 16), config, seed=7)
     again, draws = UpscalerConfig(model=str(folder)).setup(), seeded(7)
     index = torch.randint(2, (3,), generator=draws)
     again.show(resize(photos, 16)[index], draws)

@@ -1,8 +1,11 @@
 """The tasks of a run, and what they are called."""
 
+from pathlib import Path
+
 import pytest
 
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
+from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.training.tasks import ONE, ONLY, contents, nerf_task, run_tasks, stage_line
 
 
@@ -18,6 +21,17 @@ def test_tasks_come_in_order_and_those_without_steps_are_left_out():
     late = run_tasks(PhasesConfig(partial_steps=0), 4)
     assert [task.name for task in late][:3] == ["Initial NeRF", "Class images", "DreamBooth full"]
     assert late[1].stage == "2/3 pseudo_views", "those are made for the first fine-tuning"
+
+
+def test_the_tuning_of_an_upscaler_is_a_task_of_the_second_stage():
+    views = PseudoViewsConfig(upscaler=UpscalerConfig(max_train_steps=9))
+    tasks = run_tasks(PhasesConfig(pseudo_views=views), 4)
+    assert [(task.name, task.total) for task in tasks if task.stage.startswith("2/3")][1:] == [
+        ("Upscaler", 9),
+        ("Pseudo views", 4),
+    ]
+    views.images = Path("elsewhere")
+    assert "Upscaler" not in [task.name for task in run_tasks(PhasesConfig(pseudo_views=views), 4)]
 
 
 def test_baselines_call_things_by_their_names():
