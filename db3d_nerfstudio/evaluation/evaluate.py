@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EVALUATION = "evaluation"
 """The folder in the run folder that the results go to."""
-METRICS, TURNTABLE, VIEWS = "metrics.json", "turntable.webp", "views.png"
+METRICS, TURNTABLE, VIEWS, REDRAWN = "metrics.json", "turntable.webp", "views.png", "redrawn.png"
 PHOTO_SIZE = 256
 """Pixels of a photo's side, before an encoder resizes it."""
 
@@ -53,6 +53,8 @@ class EvaluateConfig:
     """DINO backbones: hub ids, such as facebook/dino-vits16, or local folders."""
     mesh: bool = False
     """Measure the mesh of `db3d export` too: adds its chamfer distance and F-score to the true toy."""
+    redrawn: bool = False
+    """Translate true views of the toy as stage 2 does: adds their PSNR, and RUN/evaluation/redrawn.png."""
     resolution: Count | None = None
     """Side of the views in pixels; by default 64 for runs of the embedded guide and 224 for others."""
     turntable_frames: Count = 36
@@ -85,6 +87,8 @@ def main(config: EvaluateConfig) -> None:
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
     if config.mesh:
         table["final"] |= measure_mesh(model.field, reference.subject)
+    if config.redrawn:
+        table["final"] |= measure_redrawing(config, settings, reference.subject)
     scratch = folder / f"{METRICS}.tmp"
     scratch.write_text(json.dumps(table, indent=2) + "\n", "utf8")
     publish(scratch, folder / METRICS)
@@ -145,6 +149,25 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
     if config.toy is not None:
         return make_subject(config.toy, config.toy_class)
     return default_truth() if settings.pipeline.datamanager.data == default_subject()[0] else None
+
+
+def measure_redrawing(
+    config: EvaluateConfig, settings: DreamBooth3DTrainerConfig, subject: Subject | None
+) -> dict[str, float]:
+    """PSNR of true views after stage 2's translation, which a picture in the run folder shows.
+
+    Raises:
+        UserError: the true toy is not known, or the run has no D_full.
+    """
+    from db3d_nerfstudio.evaluation.redrawing import redraw
+    from db3d_nerfstudio.images import contact_sheet, tensor_to_image
+
+    if subject is None:
+        raise UserError("true views are those of a toy: name the toy's seed with --toy")
+    psnr, truth, redrawn = redraw(config.run, settings.pipeline, subject, settings.machine.seed)
+    sheet = contact_sheet([views.permute(0, 3, 1, 2) for views in (truth, redrawn)])
+    tensor_to_image(sheet).save(config.run / EVALUATION / REDRAWN)
+    return {"redrawn psnr": psnr}
 
 
 def measure_mesh(field: GridField, subject: Subject | None) -> dict[str, float]:

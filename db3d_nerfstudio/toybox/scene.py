@@ -138,6 +138,13 @@ class Studio:
         pool = (size, supersample, size, supersample)
         return image.reshape(*pool, 3).mean((1, 3)), hit.astype(float).reshape(pool).mean((1, 3))
 
+    def cut_out(self, shot: Shot, size: int = RESOLUTION) -> UInt8[ndarray, "size size 4"]:
+        """The subject in front of nothing; at its edges in its own colour, however little of a pixel it covers."""
+        rgb, coverage = self.render(shot, size)
+        alpha = coverage[..., None]
+        own = (rgb - (1 - alpha) * np.array(shot.wall)) / np.maximum(alpha, 1e-6)
+        return (np.concatenate([np.where(alpha > 0, own, 0), alpha], -1).clip(0, 1) * 255).round().astype(np.uint8)
+
     def _shade(self, shot: Shot, part_ids, points, normals, directions, eye) -> Float[ndarray, "n 3"]:
         """Lambertian shading: albedo * (ambient + (1 - ambient) * max(0, n . l))."""
         albedo = np.empty_like(points)

@@ -53,7 +53,7 @@ class PseudoViewsConfig(TranslationConfig):
     """Number of renders translated at a time."""
     images: Path | None = None
     """Folder of images that are used in place of translated renders: one per camera of the orbit, in the order of their
-    names, such as RUN/pseudo_views/renders after another program has edited them."""
+    names, such as RUN/pseudo_views/renders after another program has edited them. They may be transparent."""
     upscaler: UpscalerConfig | None = None
     """Model that upscales the pseudo views of a guide of small images, such as IF's second stage: end the command with
     `pipeline.phases.pseudo-views.upscaler:upscaler-config` and its options."""

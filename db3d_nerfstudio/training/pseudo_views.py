@@ -90,15 +90,20 @@ def take(context: RunContext, folder: Path, path: Path, initial: Path, photos: F
         photos: The photos, for the contact sheet.
     """
     cameras, _ = context.datamanager.config.dataparser.orbit()
-    images = given_views(folder, len(cameras))
+    images = given_views(folder, len(cameras), context.model.config.background.color)
     with showing(context.model, initial):
         renders = render_views(context.model, cameras)[0].cpu()
     save_pseudo_views(path, cameras, photos, renders, images)
     context.record.picture("Pseudo views", contact_sheet([renders, images]), context.step)
 
 
-def given_views(folder: Path, num_views: int) -> Float[Tensor, "b 3 h w"]:
-    """The images of a folder in the order of their names, as large as the first, on white where transparent.
+def given_views(
+    folder: Path, num_views: int, background: tuple[float, float, float] = (1.0, 1.0, 1.0)
+) -> Float[Tensor, "b 3 h w"]:
+    """The images of a folder in the order of their names, as large as the first.
+
+    Args:
+        background: Colour behind transparent pixels, that of the NeRF's renders, in [0, 1].
 
     Raises:
         UserError: there are more or fewer than there are cameras, or one cannot be read or is not square.
@@ -113,7 +118,8 @@ def given_views(folder: Path, num_views: int) -> Float[Tensor, "b 3 h w"]:
     for path, image in zip(paths, images, strict=True):
         if image.width != image.height:
             raise UserError(f"{path} is not square: a pseudo view shows all that its camera sees, so pad the image")
-    flat = [Image.alpha_composite(Image.new("RGBA", image.size, "white"), image) for image in images]
+    color = tuple(round(255 * value) for value in background)
+    flat = [Image.alpha_composite(Image.new("RGBA", image.size, color), image) for image in images]
     return torch.stack([image_to_tensor(image.convert("RGB").resize(images[0].size)) for image in flat])
 
 

@@ -12,7 +12,13 @@ from tiny_model import build, solid
 from db3d_nerfstudio import cli
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
-from db3d_nerfstudio.evaluation.evaluate import EvaluateConfig, make_reference, measure_mesh, true_toy
+from db3d_nerfstudio.evaluation.evaluate import (
+    EvaluateConfig,
+    make_reference,
+    measure_mesh,
+    measure_redrawing,
+    true_toy,
+)
 from db3d_nerfstudio.evaluation.metrics import fidelity, shape
 from db3d_nerfstudio.toybox.examples import default_subject, default_truth
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
@@ -92,6 +98,17 @@ def test_the_mesh_is_measured_against_the_true_toy(monkeypatch):
     assert metrics == {f"mesh {name}": value for name, value in asdict(found).items()}
     with pytest.raises(UserError, match="--toy"):
         measure_mesh(None, None)
+
+
+def test_redrawing_is_measured_and_shown(settings, tmp_path, monkeypatch):
+    views = torch.zeros(2, 8, 8, 3)
+    monkeypatch.setattr("db3d_nerfstudio.evaluation.redrawing.redraw", lambda *_: (17.5, views, views))
+    (tmp_path / "evaluation").mkdir()
+    config = EvaluateConfig(tmp_path, redrawn=True)
+    assert measure_redrawing(config, settings, make_subject(3, "mug")) == {"redrawn psnr": 17.5}
+    assert (tmp_path / "evaluation" / "redrawn.png").exists()
+    with pytest.raises(UserError, match="--toy"):
+        measure_redrawing(config, settings, None)
 
 
 def test_of_an_empty_scene_there_is_no_mesh():

@@ -121,8 +121,8 @@ def test_given_images_on_transparent_ground_are_not_cropped_to_the_subject(tmp_p
     image = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 4, 4))
     image.save(folder / "0.png")
-    (view,) = given_views(folder, 1)
-    assert view[:, 0, 0].tolist() == [1, 0, 0] and view[:, 8, 8].tolist() == [1, 1, 1]
+    (view,) = given_views(folder, 1, background=(0.0, 0.0, 1.0))
+    assert view[:, 0, 0].tolist() == [1, 0, 0] and view[:, 8, 8].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(("greys", "size", "words"), [((1, 2), (8, 8), "2 images"), ((1, 2, 3), (8, 9), "not square")])

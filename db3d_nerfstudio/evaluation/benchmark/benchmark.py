@@ -15,13 +15,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.cell import Cell, Job, make_job, pool_file, run_job, split_words
+from db3d_nerfstudio.evaluation.benchmark.oracles import oracles_of, truth_of
 from db3d_nerfstudio.evaluation.benchmark.subjects import (
     FIRST_TOY,
     BenchmarkSubject,
@@ -42,6 +43,8 @@ class BenchmarkConfig:
     methods: tuple[str, ...] = ("dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox")
     """Methods to compare; the first is compared with each other one. A method with options of its own goes in quotes:
     "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
+    oracles: bool = False
+    """Compare the first method with its oracles, too: true pseudo views, and photos from all round, of toys."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
     """Kinds of toys. No guide was trained on these toys."""
     toys_per_class: Count = 1
@@ -80,6 +83,8 @@ def main(config: BenchmarkConfig) -> None:
     from db3d_nerfstudio.evaluation.benchmark.report import write_report
 
     root = config.output.absolute()
+    if config.oracles:
+        config = replace(config, methods=(*config.methods, *oracles_of(config.methods[0])))
     subjects = choose_subjects(config, root)
     jobs = make_jobs(config, root, subjects)
     records, failures = run_all(jobs, config)
@@ -106,6 +111,8 @@ def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubjec
     else:
         nouns = config.classes * config.toys_per_class
         subjects = [toybox_subject(config.first_toy + i, noun, root / "subjects") for i, noun in enumerate(nouns)]
+        if config.oracles:
+            subjects = [replace(subject, truth=truth_of(subject, root / "truth")) for subject in subjects]
     names = [subject.name for subject in subjects]
     unknown = set(config.subjects) - set(names)
     if unknown:

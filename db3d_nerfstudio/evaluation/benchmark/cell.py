@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.benchmark.oracles import TRUTH
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, METRICS
 from db3d_nerfstudio.workspace import compare, publish
@@ -125,13 +126,16 @@ def make_job(
 ) -> Job:
     """The commands of a cell. A method that uses no photos gets none, and a prompt without identifier.
 
-    Options of the method itself come last, so that they override all others.
+    Options of the method itself come last, so that they override all others; "{truth}" in them is the subject's.
 
     Raises:
-        UserError: unknown method, or options that cannot be parsed.
+        UserError: unknown method, options that cannot be parsed, or an oracle of a subject whose truth is not known.
     """
     preset, *options = split_words(cell.method) or [""]
     phases, subject = phases_of(preset), cell.subject
+    if TRUTH in cell.method and subject.truth is None:
+        raise UserError(f"{subject.name} has no known truth for {cell.method}: use toys, and --oracles True")
+    options = [option.replace(TRUTH, str(subject.truth)) for option in options]
     folder = root / "cells" / cell.name
     train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
     if phases.needs_photos:

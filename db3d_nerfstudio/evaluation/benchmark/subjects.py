@@ -38,6 +38,8 @@ class BenchmarkSubject:
     """Prompts without identifier that R-precision retrieves from."""
     toy: int | None = None
     """The toy's seed."""
+    truth: Path | None = None
+    """Folder of what the oracles take from the toy; None if they are not used."""
 
     def prompt(self, template: str, identifier: str | None) -> str:
         """The prompt of a template; without an identifier it names the class."""

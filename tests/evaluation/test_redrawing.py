@@ -1,0 +1,45 @@
+"""What stage 2 makes of the truth."""
+
+from pathlib import Path
+
+import pytest
+from tiny import tiny_toybox_folder
+
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation.redrawing import redraw, true_views
+from db3d_nerfstudio.toybox.examples import default_truth
+from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
+from db3d_nerfstudio.words import prompts_of_run
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> DreamBooth3DPipelineConfig:
+    settings = DreamBooth3DPipelineConfig()
+    prompt = settings.model.prompt = "a photo of a sks duck"
+    words = " ".join(prompts_of_run(prompt, sided=True)).replace(",", "").split()
+    settings.model.guide = ToyboxGuideConfig(model=tiny_toybox_folder(tmp_path / "guide", list(dict.fromkeys(words))))
+    settings.model.background.color = (0.5, 0.5, 0.5)
+    orbit = settings.datamanager.dataparser
+    orbit.num_views, orbit.resolution = 3, 16
+    settings.phases.pseudo_views.steps = 4
+    return settings
+
+
+def test_true_views_stand_in_front_of_the_nerf_s_background(settings: DreamBooth3DPipelineConfig) -> None:
+    images, masks = true_views(default_truth(), settings)
+    assert images.shape == (3, 16, 16, 3) and masks.shape == (3, 16, 16)
+    assert bool((images[masks == 0] == 0.5).all()) and bool((masks == 1).any(-1).any(-1).all())
+
+
+def test_the_truth_is_redrawn_as_renders_are(settings: DreamBooth3DPipelineConfig, tmp_path: Path) -> None:
+    toy, run = default_truth(), tmp_path / "run"
+    with pytest.raises(UserError, match="dreambooth/full is missing"):
+        redraw(run, settings, toy, seed=0)
+    settings.model.guide.setup().save(run / "dreambooth" / "full")
+    ratios = []
+    for settings.phases.pseudo_views.strength in (0.0, 0.5):
+        psnr, truth, redrawn = redraw(run, settings, toy, seed=0)
+        assert redrawn.shape == truth.shape
+        ratios.append(psnr)
+    assert ratios[0] > 90 > ratios[1], "at strength 0 a guide of pixels returns what it was given"
