@@ -20,7 +20,7 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
     program = "import sys; from pathlib import Path; from db3d_nerfstudio.locks import take_lock; "
-    program += "print(take_lock(Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    program += "lock = take_lock(Path(sys.argv[1])); print(lock, flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline().strip() != "None"

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from nerfstudio.engine.trainer import TrainerConfig
 
 from db3d_nerfstudio.errors import UserError
@@ -31,7 +32,7 @@ FREE_TO_CHANGE = (
     "phases.pseudo_views.upscaler.text_encoder_memory",
 )
 """Settings of place, memory and disk space: a run may continue with others."""
-_held_locks: dict[Path, int] = {}
+_held_locks: dict[Path, FileLock] = {}
 
 
 def settings(config: TrainerConfig) -> dict[str, Any]:
@@ -71,10 +72,10 @@ def checkpoint_step(folder: Path) -> int:
 def try_lock(run: Path) -> bool:
     """Lock the run for this process until it ends in any way; False if another process holds the lock."""
     if run not in _held_locks:
-        descriptor = take_lock(run / ".lock")
-        if descriptor is None:
+        lock = take_lock(run / ".lock")
+        if lock is None:
             return False
-        _held_locks[run] = descriptor
+        _held_locks[run] = lock
     return True
 
 
