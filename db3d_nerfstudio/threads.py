@@ -6,9 +6,11 @@ two threads can be far slower than one.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -22,23 +24,26 @@ SLACK = 0.25
 """Share of a core in use by others that costs no thread: desktops are never quite idle."""
 
 
-def threads_for(cores: float, others: float, most: int) -> int:
-    """Number of threads on a machine with `others` cores busy with other programs; at least one, at most `most`."""
-    return max(1, min(most, int(cores - others + SLACK)))
+def threads_for(cores: int, others: float, quota: float, most: int) -> int:
+    """Number of threads on `cores`, of which `others` are busy with other programs; at least one, at most `most`.
+
+    Args:
+        quota: Cores' worth of time that this process's container may use.
+    """
+    return max(1, min(most, int(min(cores - others, quota) + SLACK)))
 
 
-def cores_allowed(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """Number of cores that this process may use, by its affinity and its container's quota."""
-    cores = float(len(_affinity()))
+def core_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Cores' worth of time that the container of this process may use; infinite outside of one."""
     try:
         if (root / "cpu.max").exists():
             quota, period = (root / "cpu.max").read_text().split()
         else:
             quota = (root / "cpu/cpu.cfs_quota_us").read_text()
             period = (root / "cpu/cpu.cfs_period_us").read_text()
-        return min(cores, int(quota) / int(period)) if int(quota) > 0 else cores
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
     except (OSError, ValueError):  # No container, or "max".
-        return cores
+        return math.inf
 
 
 class FreeThreads:
@@ -49,7 +54,7 @@ class FreeThreads:
 
     def __init__(self) -> None:
         self._fixed = "OMP_NUM_THREADS" in os.environ
-        self._cores, self._most = cores_allowed(), torch.get_num_threads()
+        self._cores, self._quota, self._most = len(_affinity()), core_quota(), torch.get_num_threads()
         self._clock, self._busy, self._own = _times()
 
     def begin(self) -> None:
@@ -68,12 +73,12 @@ class FreeThreads:
         seconds = max(clock - self._clock, 1e-3)
         others = max(0.0, busy - self._busy - (own - self._own)) / seconds
         self._clock, self._busy, self._own = clock, busy, own
-        threads = threads_for(self._cores, others, self._most)
+        threads = threads_for(self._cores, others, self._quota, self._most)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
             announce(
                 f"Computing with {threads} thread{'s' if threads > 1 else ''}: other programs use {others:.1f} of "
-                f"{self._cores:g} cores (OMP_NUM_THREADS sets another number)"
+                f"{self._cores} cores (OMP_NUM_THREADS sets another number)"
             )
 
 
@@ -86,5 +91,11 @@ def _times() -> tuple[float, float, float]:
     """The clock, and the seconds that the allowed cores and this process have computed."""
     allowed = set(_affinity())
     cores = [times for i, times in enumerate(psutil.cpu_times(percpu=True)) if i in allowed]
-    busy = sum(times.user + times.system + getattr(times, "nice", 0.0) for times in cores)
-    return time.monotonic(), busy, time.process_time()
+    return time.monotonic(), sum(map(_busy, cores)), time.process_time()
+
+
+def _busy(core: Any) -> float:
+    """Seconds of a core that are not to be had: niced programs give way to one that is not, other machines do not."""
+    seconds = core.user + core.system + getattr(core, "steal", 0.0)
+    niced = hasattr(os, "nice") and os.nice(0) > 0
+    return seconds + (core.nice if niced else 0.0)
