@@ -16,7 +16,7 @@ A guide is one file with two classes:
 * `MyGuide(DiffusionGuide)`, whose `__init__(self, config, device)` sets `device`, `dtype`, `resolution`, `z_shape`,
   `alphas_cumprod`, `prediction_type` and `learning_rate` (or the class does), and which has the methods `encode`,
   `decode`, `embed`, `predict_noise`, `parameters`, `save`, `load` and `fingerprint`. It may set `z_bound`,
-  `tells_sides`, `needs_gpu` and `can_forget`, and replace `add_cameras`, `sampler` and `untuned`.
+  `tells_sides`, `needs_gpu` and `can_forget`, and replace `check_prompts`, `add_cameras`, `sampler` and `untuned`.
 
 A preset in `method_configs/` makes it a method of `ns-train`, a line in `personalisation/choice.py` a choice of the
 `db3d` commands. For a UNet in diffusers' layout start from `unet/guide.py`, which leaves only the codec and the text.
@@ -108,6 +108,11 @@ class DiffusionGuide(abc.ABC):
     @abc.abstractmethod
     def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
         """Text embeddings. They carry gradient only if `parameters()` includes the text encoder's."""
+
+    @torch.no_grad()
+    def check_prompts(self, prompts: list[str]) -> None:
+        """Raise a UserError if there is one that `embed` cannot read; by default, by embedding them."""
+        self.embed(prompts)
 
     @abc.abstractmethod
     def predict_noise(

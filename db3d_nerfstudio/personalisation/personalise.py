@@ -119,9 +119,9 @@ class Personaliser:
         self.workspace = Workspace(output, instead="give another --output")
         announce_needs(config.guide, config.device, Work(config.dreambooth))
         self.guide: DiffusersGuide = config.guide.setup(device=config.device)
-        with torch.no_grad():  # Unknown words end the run here and not after the fine-tuning.
-            of_tuning = prompts_of_run(subject.instance_prompt, subject, sided=self.guide.tells_sides)
-            self.guide.embed([*of_tuning, *(prompt for use in self.uses for prompt in use.prompts)])
+        # Unknown words end the run here and not after the fine-tuning.
+        of_tuning = prompts_of_run(subject.instance_prompt, subject, sided=self.guide.tells_sides)
+        self.guide.check_prompts([*of_tuning, *(prompt for use in self.uses for prompt in use.prompts)])
         self._tuner = SubjectTuner(self.guide, data, subject, config.dreambooth, self.workspace, config.seed)
         self.progress = RunProgress(self._tasks())
 

@@ -117,7 +117,7 @@ def verdict(table: list[Word]) -> str:
 
 def _is_known(guide: DiffusersGuide, word: str) -> bool:
     try:
-        guide.embed([word])
+        guide.check_prompts([word])
     except UserError:
         return False
     return True

@@ -82,7 +82,7 @@ class ToyboxGuide(DiffusersGuide):
     def _check_words(self, prompts: list[str]) -> None:
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
         for prompt in prompts:
-            encoded = self.tokenizer(prompt, return_offsets_mapping=True)
+            encoded = self.tokenizer(prompt, return_offsets_mapping=True, verbose=False)
             for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
                 if token == self.tokenizer.unk_token_id:
                     word = prompt[start:end]

@@ -13,8 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import identity
@@ -159,7 +157,7 @@ class PhaseRunner:
     # What these need.
 
     def _check_guide(self) -> None:
-        """Load the guide and embed every prompt, so that a wrong path or an unknown word ends the run at once."""
+        """Load the guide and check every prompt, so that a wrong path or an unknown word ends the run at once."""
         if self._entered is None:
             announce_memory(self.context, self.config)
         if self.context.model.config.sds.gradient == "contrast":
@@ -180,9 +178,8 @@ class PhaseRunner:
         if self.config.needs_photos:
             parse_subject(prompt, self.config.identifier, self.config.class_noun)
             subject = self.fine_tunes.subject
-        with torch.no_grad():
-            negative_prompt = self.context.model.config.sds.negative_prompt
-            guide.embed(prompts_of_run(prompt, subject, negative_prompt, guide.tells_sides))
+        negative_prompt = self.context.model.config.sds.negative_prompt
+        guide.check_prompts(prompts_of_run(prompt, subject, negative_prompt, guide.tells_sides))
 
     def _phase_at(self, step: int) -> Phase:
         return phase_at(self.config, step, self.context.interventions.ends)

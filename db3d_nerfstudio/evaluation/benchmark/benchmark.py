@@ -22,6 +22,7 @@ from typing import Any
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.cell import Cell, Job, make_job, pool_file, run_job, split_words
+from db3d_nerfstudio.evaluation.benchmark.check import check_jobs
 from db3d_nerfstudio.evaluation.benchmark.oracles import oracles_of, truth_of
 from db3d_nerfstudio.evaluation.benchmark.subjects import (
     FIRST_TOY,
@@ -87,6 +88,7 @@ def main(config: BenchmarkConfig) -> None:
         config = replace(config, methods=(*config.methods, *oracles_of(config.methods[0])))
     subjects = choose_subjects(config, root)
     jobs = make_jobs(config, root, subjects)
+    check_jobs(jobs)
     records, failures = run_all(jobs, config)
     lines = [json.dumps(record) + "\n" for record in records]
     (root / "results.jsonl").write_text("".join(lines), "utf8")

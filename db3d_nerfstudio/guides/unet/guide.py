@@ -124,10 +124,13 @@ class DiffusersGuide(DiffusionGuide):
         """All loaded networks, tuned or frozen, that the guide's output depends on."""
         return {"unet": self.unet, **self._text}
 
-    def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+    def check_prompts(self, prompts: list[str]) -> None:
         self._check_words(prompts)
         for prompt in prompts:
             self._check_length(prompt)
+
+    def embed(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
+        self.check_prompts(prompts)
         if self.config.moves_text:
             return self._encode_text(prompts)
         if not self._embeddings.keys() >= set(prompts):
@@ -137,7 +140,7 @@ class DiffusersGuide(DiffusionGuide):
         return torch.stack([self._embeddings[prompt] for prompt in prompts])
 
     def _check_length(self, prompt: str) -> None:
-        length, tokens = self.tokenizer.model_max_length, len(self.tokenizer(prompt).input_ids)
+        length, tokens = self.tokenizer.model_max_length, len(self.tokenizer(prompt, verbose=False).input_ids)
         if tokens > length:  # Cutting it off would cost the view at its end, unnoticed.
             raise UserError(f'The prompt "{prompt}" has {tokens} tokens, but the model reads {length}: shorten it.')
 
