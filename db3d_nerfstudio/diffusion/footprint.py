@@ -44,6 +44,8 @@ class Work:
     """Whether the guide is fine-tuned at all."""
     views: int = 1
     """Views in a step of score distillation."""
+    nerf: int = 0
+    """Bytes that the NeRF holds during that step."""
     perp_neg: bool = False
     """Whether guidance also avoids two other prompts for each view."""
     chunk: int = 4
@@ -88,7 +90,7 @@ def footprint(
         weights, tasks = memory.now, {}
         tasks["reading prompts"] = _peak(memory, lambda: _text(guide))
         tasks["translation"] = _peak(memory, lambda: _translate(guide, work.chunk))
-        tasks["score distillation"] = _distil(guide, work, memory)
+        tasks["score distillation"] = _distil(guide, work, memory) + work.nerf
         training = kept = 0
         if work.tuned:
             if needs_prior(guide, work.dreambooth):
@@ -97,19 +99,18 @@ def footprint(
     return Footprint(weights, training, kept, tasks)
 
 
-def announce_needs(config: DiffusionGuideConfig, device: torch.device | str, work: Work, reserve: int = 0) -> None:
+def announce_needs(config: DiffusionGuideConfig, device: torch.device | str, work: Work) -> None:
     """Print how much of a GPU's memory a large guide will take, before it is loaded.
 
     Args:
         device: Where it is loaded to, unless its config names another device.
-        reserve: Bytes that something else will need there.
 
     Raises:
         UserError: It is more than is free.
     """
     device = torch.device(getattr(config, "device", None) or device)
     if device.type == "cuda" and isinstance(config, DiffusersGuideConfig) and config._target.needs_gpu:
-        free = torch.cuda.mem_get_info(device)[0] - reserve
+        free = torch.cuda.mem_get_info(device)[0]
         announce(check_fits(config, choose_dtype(config.dtype, device), free, work))
 
 

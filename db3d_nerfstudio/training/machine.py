@@ -12,15 +12,18 @@ from nerfstudio.configs.base_config import MachineConfig
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.counting import GIB
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig
+    from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
     from db3d_nerfstudio.training.context import RunContext
+    from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
     from db3d_nerfstudio.training.phases import PhasesConfig
 
-NERF_RESERVE = round(1.0 * GIB)
-"""Bytes of the NeRF's rays in training or in the viewer, whichever is more."""
+OCCUPIED = 0.2
+"""Share of the samples of a view that lie in occupied cells, of a subject that fills the scene."""
+SAMPLE_BYTES = 1000
+"""What a sample of a lit view holds at once in a training step: values for the backward pass, and their gradients."""
 CPU_SECONDS = 34.0
 """Of a guided micro-step of Stable Diffusion on two cores."""
 
@@ -64,9 +67,28 @@ def check_precision(mixed_precision: bool, use_grad_scaler: bool) -> None:
         )
 
 
-def work_of(phases: PhasesConfig, views: int, perp_neg: float) -> Work:
-    """What a run asks of its guide."""
-    return Work(phases.dreambooth, phases.needs_photos, views, perp_neg > 0, phases.pseudo_views.chunk)
+def work_of(phases: PhasesConfig, model: DreamBooth3DModelConfig, data: DreamBooth3DDataManagerConfig) -> Work:
+    """What a run asks of its guide, and what the NeRF takes meanwhile."""
+    views, side = data.views_per_step, max(side for _, side in data.random_cameras.resolution)
+    return Work(
+        phases.dreambooth,
+        tuned=phases.needs_photos,
+        views=views,
+        nerf=nerf_bytes(views, side, model.sampler.num_samples),
+        perp_neg=model.sds.perp_neg > 0,
+        chunk=phases.pseudo_views.chunk,
+    )
+
+
+def nerf_bytes(views: int, side: int, num_samples: int) -> int:
+    """Memory of the NeRF's largest step.
+
+    Args:
+        views: Views in a step.
+        side: Side of the largest views, in pixels.
+        num_samples: Samples along a diameter of the scene.
+    """
+    return round(views * side**2 * num_samples * OCCUPIED * SAMPLE_BYTES)
 
 
 def announce_memory(context: RunContext, phases: PhasesConfig) -> None:
@@ -76,8 +98,7 @@ def announce_memory(context: RunContext, phases: PhasesConfig) -> None:
         UserError: It is more than is free.
     """
     model = context.model.config
-    work = work_of(phases, context.datamanager.config.views_per_step, model.sds.perp_neg)
-    announce_needs(model.guide, context.model.device, work, NERF_RESERVE)
+    announce_needs(model.guide, context.model.device, work_of(phases, model, context.datamanager.config))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def test_every_choice_that_saves_or_costs_memory_is_counted() -> None:
     without_prior = small(Work(DreamBoothConfig(prior_loss_weight=0.0)))
     assert without_prior.kept < base.kept and "class images" not in without_prior.tasks
     assert small(Work(views=4)).tasks["score distillation"] > base.tasks["score distillation"]
+    assert small(Work(nerf=5)).tasks["score distillation"] == base.tasks["score distillation"] + 5
     assert small(Work(perp_neg=True)).tasks["score distillation"] >= base.tasks["score distillation"]
     assert small(Work(chunk=16)).tasks["translation"] > base.tasks["translation"]
     assert "fine-tuning" not in small(Work(tuned=False)).tasks
@@ -107,6 +108,6 @@ def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
     from db3d_nerfstudio.training.machine import work_of
 
     preset = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}[family].method.config.pipeline
-    work = work_of(preset.phases, preset.datamanager.views_per_step, preset.model.sds.perp_neg)
+    work = work_of(preset.phases, preset.model, preset.datamanager)
     needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])
     assert needed.peak / GIB < bar

@@ -6,15 +6,22 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nerfstudio.configs.base_config import MachineConfig
+from tiny_model import build
 
+from db3d_nerfstudio.cameras import image_rays
 from db3d_nerfstudio.diffusion import footprint
 from db3d_nerfstudio.diffusion.footprint import Work
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
+from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
+from db3d_nerfstudio.nerf.render import render_rays
 from db3d_nerfstudio.run import manifest
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training import machine
+from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.machine import (
     AutoMachineConfig,
     announce_disk,
@@ -24,6 +31,7 @@ from db3d_nerfstudio.training.machine import (
     work_of,
 )
 from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig
+from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig, random_cameras
 from db3d_nerfstudio.training.runner import PhaseRunner
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
@@ -60,11 +68,12 @@ def test_nerfstudios_mixed_precision_is_refused(flags: tuple[bool, bool], name: 
 
 
 def test_the_run_decides_what_the_guide_has_to_do() -> None:
-    phases = PhasesConfig()
-    phases.pseudo_views.chunk = 3
-    assert work_of(phases, 2, 1.0) == Work(phases.dreambooth, True, 2, True, 3)
+    phases, model, data = PhasesConfig(), DreamBooth3DModelConfig(), DreamBooth3DDataManagerConfig(views_per_step=2)
+    phases.pseudo_views.chunk, model.sds.perp_neg, data.random_cameras.resolution = 3, 1.0, ((0.0, 32), (0.5, 128))
+    nerf = machine.nerf_bytes(2, 128, model.sampler.num_samples)
+    assert work_of(phases, model, data) == Work(phases.dreambooth, True, 2, nerf, True, 3)
     phases.full_steps = phases.final.steps = 0
-    assert not work_of(phases, 1, 0.0).tuned
+    assert not work_of(phases, model, data).tuned
 
 
 def test_memory_is_announced_once_and_before_the_guide_is_loaded(config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +88,7 @@ def test_memory_is_announced_once_and_before_the_guide_is_loaded(config, monkeyp
     assert isinstance(run.runner, PhaseRunner)
 
 
-def test_the_line_is_about_the_free_memory_less_what_the_nerf_needs(config, monkeypatch, capsys) -> None:
+def test_the_line_is_about_the_free_memory_and_what_the_nerf_takes_too(config, monkeypatch, capsys) -> None:
     from tiny_run import tiny_run
 
     context = tiny_run(config).context
@@ -88,13 +97,34 @@ def test_the_line_is_about_the_free_memory_less_what_the_nerf_needs(config, monk
     assert capsys.readouterr().out == "", "the analytic guide is on the CPU"
     seen: list[tuple] = []
     context.model.config.guide = StableDiffusionGuideConfig(device="cuda:0", dtype="bfloat16")
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (machine.NERF_RESERVE + 7, 0))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 0))
     monkeypatch.setattr(footprint, "check_fits", lambda *args: seen.append(args) or "It fits.")
     announce_memory(context, config.pipeline.phases)
     assert capsys.readouterr().out == "It fits.\n"
     (guide, dtype, free, work) = seen[0]
     assert guide is context.model.config.guide and dtype == torch.bfloat16 and free == 7
     assert work.dreambooth is config.pipeline.phases.dreambooth
+    assert work.nerf == machine.nerf_bytes(1, 64, context.model.config.sampler.num_samples)
+
+
+def test_the_nerf_keeps_no_more_than_is_reserved_for_it_and_not_far_less(config) -> None:
+    """A ball that fills the scene as a subject does, lit, seen in 32 x 32 pixels."""
+    model = build(field=GridFieldConfig(blob_radius=0.5), sampler=OccupancySamplerConfig(num_samples=96))
+    model.train()
+    for _ in range(3):
+        model.sampler.update(0, model.field.density)
+    cameras, _ = random_cameras(RandomCamerasConfig(), 2, 32)
+    storages: dict[int, int] = {}
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        render = render_rays(model.field, model.sampler, image_rays(cameras), 0.01)
+        held = render.normals, render.albedo
+    reserved, kept = machine.nerf_bytes(2, 32, 96), sum(storages.values())
+    assert len(held) == 2 and 0.5 * reserved < kept < reserved
 
 
 def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_reports_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
