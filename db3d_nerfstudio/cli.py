@@ -54,13 +54,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f'db3d has no command "{args[0]}".\n{usage()}')
     import tyro
 
+    from db3d_nerfstudio import threads
     from db3d_nerfstudio.console import ignore_known_warnings
     from db3d_nerfstudio.errors import exit_on_user_error
     from db3d_nerfstudio.paths import expand_home
     from db3d_nerfstudio.ranges import check_ranges
 
     ignore_known_warnings()
-
+    threads.choose_wait_policy()  # The commands import torch.
     command = COMMANDS[args[0]]
     module = import_module(f"db3d_nerfstudio.{command.module}")
     config = tyro.cli(getattr(module, command.config), prog=f"db3d {args[0]}", args=args[1:])

@@ -1,7 +1,8 @@
-"""The number of threads to compute with: as many as other programs leave cores free.
+"""How many threads compute, and how they wait for each other, by what other programs leave free.
 
-OpenMP's threads wait for each other after every operation, so one that shares its core holds up all: on a busy machine,
-two threads can be far slower than one.
+OpenMP's threads wait for each other after every operation. While they wait they compute in vain, and one that shares
+its core holds up all: on a busy machine, two threads can be far slower than one. Threads that sleep while they wait
+lose nothing there, but are slower to wake on a machine of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from db3d_nerfstudio.console import announce
 
@@ -46,16 +46,51 @@ def core_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
         return math.inf
 
 
+class Others:
+    """How much of the machine other programs use."""
+
+    def __init__(self) -> None:
+        self.cores = len(_affinity())
+        self.seen, self._busy, self._own = _times()
+
+    def used(self) -> float:
+        """Cores in use by others since this was last asked."""
+        clock, busy, own = _times()
+        others = max(0.0, busy - self._busy - (own - self._own)) / max(clock - self.seen, 1e-3)
+        self.seen, self._busy, self._own = clock, busy, own
+        return others
+
+
+def choose_wait_policy() -> None:
+    """Let the threads sleep while they wait if others keep cores busy; for this process and those that it starts.
+
+    OpenMP reads the policy when torch loads, so this is for programs that have not imported it yet. A policy or a
+    number of threads that the environment sets stays.
+    """
+    if "OMP_WAIT_POLICY" in os.environ or "OMP_NUM_THREADS" in os.environ:
+        return
+    others = Others()
+    time.sleep(FIRST_LOOK)
+    used = others.used()
+    if used > SLACK:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        announce(
+            f"Threads sleep while they wait for each other: other programs use {used:.1f} of {others.cores} cores "
+            "(OMP_WAIT_POLICY=ACTIVE keeps them awake)"
+        )
+
+
 class FreeThreads:
     """Sets torch's number of threads to the number of free cores, at the start and every few seconds.
 
-    If OMP_NUM_THREADS is set, that number is used instead.
+    If OMP_NUM_THREADS is set, that number is used instead; if threads sleep while they wait, all of them are.
     """
 
     def __init__(self) -> None:
-        self._fixed = "OMP_NUM_THREADS" in os.environ
-        self._cores, self._quota, self._most = len(_affinity()), core_quota(), torch.get_num_threads()
-        self._clock, self._busy, self._own = _times()
+        import torch
+
+        self._fixed = "OMP_NUM_THREADS" in os.environ or os.environ.get("OMP_WAIT_POLICY", "").upper() == "PASSIVE"
+        self._quota, self._most, self._others = core_quota(), torch.get_num_threads(), Others()
 
     def begin(self) -> None:
         """Measure the load for a moment, then set the number."""
@@ -65,20 +100,20 @@ class FreeThreads:
 
     def adapt(self) -> None:
         """Set the number again if the last time was a while ago."""
-        if not self._fixed and time.monotonic() > self._clock + SECONDS_BETWEEN_LOOKS:
+        if not self._fixed and time.monotonic() > self._others.seen + SECONDS_BETWEEN_LOOKS:
             self._choose()
 
     def _choose(self) -> None:
-        clock, busy, own = _times()
-        seconds = max(clock - self._clock, 1e-3)
-        others = max(0.0, busy - self._busy - (own - self._own)) / seconds
-        self._clock, self._busy, self._own = clock, busy, own
-        threads = threads_for(self._cores, others, self._quota, self._most)
+        import torch
+
+        used, cores = self._others.used(), self._others.cores
+        threads = threads_for(cores, used, self._quota, self._most)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
             announce(
-                f"Computing with {threads} thread{'s' if threads > 1 else ''}: other programs use {others:.1f} of "
-                f"{self._cores} cores (OMP_NUM_THREADS sets another number)"
+                f"Computing with {threads} thread{'s' if threads > 1 else ''}: other programs use {used:.1f} of "
+                f"{cores} cores (OMP_NUM_THREADS sets another number; OMP_WAIT_POLICY=PASSIVE uses all, asleep while "
+                "they wait)"
             )
 
 
@@ -95,7 +130,5 @@ def _times() -> tuple[float, float, float]:
 
 
 def _busy(core: Any) -> float:
-    """Seconds of a core that are not to be had: niced programs give way to one that is not, other machines do not."""
-    seconds = core.user + core.system + getattr(core, "steal", 0.0)
-    niced = hasattr(os, "nice") and os.nice(0) > 0
-    return seconds + (core.nice if niced else 0.0)
+    """Seconds of a core that programs, and other virtual machines, have had."""
+    return core.user + core.system + getattr(core, "nice", 0.0) + getattr(core, "steal", 0.0)

@@ -1,5 +1,8 @@
-"""The number of threads beside other programs."""
+"""The number of threads beside other programs, and how they wait."""
 
+import os
+import subprocess
+import sys
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,13 +32,9 @@ def test_others_cost_a_thread_for_each_core_they_use(cores, others, quota, most,
     assert threads_for(cores, others, quota, most) == expected
 
 
-def test_niced_programs_give_way_unless_this_one_is_niced_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    core = SimpleNamespace(user=1.0, system=2.0, nice=4.0, steal=8.0)
-    monkeypatch.setattr("os.nice", lambda by: 0)
-    assert threads._busy(core) == 11.0
-    monkeypatch.setattr("os.nice", lambda by: 10)
-    assert threads._busy(core) == 15.0
-    assert threads._busy(SimpleNamespace(user=1.0, system=2.0, nice=0.0)) == 3.0, "macOS knows of no other machines"
+def test_niced_programs_and_other_machines_count() -> None:
+    assert threads._busy(SimpleNamespace(user=1.0, system=2.0, nice=4.0, steal=8.0, idle=16.0)) == 15.0
+    assert threads._busy(SimpleNamespace(user=1.0, system=2.0, idle=16.0)) == 3.0, "as on Windows"
 
 
 def test_a_containers_quota_counts(tmp_path: Path) -> None:
@@ -56,6 +55,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """A machine of four cores whose times a test sets; torch's threads are put back at the end."""
     times, before = {"clock": 0.0, "busy": 0.0, "own": 0.0}, torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(threads, "_affinity", lambda: range(4))
     monkeypatch.setattr(threads, "_times", lambda: (times["clock"], times["busy"], times["own"]))
     monkeypatch.setattr(threads.time, "sleep", lambda seconds: times.update(clock=times["clock"] + seconds))
@@ -81,10 +81,39 @@ def test_threads_follow_what_is_free_and_say_so(machine: dict[str, float], capsy
     assert torch.get_num_threads() == 4
 
 
-def test_omp_num_threads_is_obeyed(machine: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+@pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "3"), ("OMP_WAIT_POLICY", "passive")])
+def test_what_the_environment_sets_stays(machine, monkeypatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
     free = FreeThreads()
     machine.update(clock=100.0, busy=400.0)
     free.begin()
     free.adapt()
     assert torch.get_num_threads() == 4
+
+
+def at_the_start(machine: dict[str, float], monkeypatch: pytest.MonkeyPatch, others: float) -> str | None:
+    """The policy that is chosen beside other programs that use this many cores."""
+
+    def sleep(seconds: float) -> None:
+        machine.update(clock=machine["clock"] + seconds, busy=machine["busy"] + others * seconds)
+
+    monkeypatch.setattr(threads.time, "sleep", sleep)
+    threads.choose_wait_policy()
+    return os.environ.pop("OMP_WAIT_POLICY", None)
+
+
+def test_threads_sleep_while_they_wait_beside_other_programs(machine, monkeypatch, capsys) -> None:
+    assert at_the_start(machine, monkeypatch, others=0.1) is None and capsys.readouterr().out == ""
+    assert at_the_start(machine, monkeypatch, others=1.5) == "PASSIVE"
+    assert "other programs use 1.5 of 4 cores" in capsys.readouterr().out
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert at_the_start(machine, monkeypatch, others=1.5) == "ACTIVE"
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert at_the_start(machine, monkeypatch, others=1.5) is None
+
+
+def test_the_policy_is_set_before_torch_loads() -> None:
+    program = "import sys; from db3d_nerfstudio import cli, threads; "
+    program += "threads.choose_wait_policy = lambda: print('torch' in sys.modules); cli.main(['report', '--help'])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == "False", done.stderr

@@ -190,7 +190,9 @@ def call(command: tuple[str, ...], job: Job) -> None:
     program = shutil.which(command[0], path=path)
     if program is None:
         raise UserError(f"{command[0]} is missing in the benchmark's environment: install db3d_nerfstudio there")
-    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
+    # Cells share a machine with each other.
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PATH": path, "PYTHONUNBUFFERED": "1"}
+    environment["OMP_NUM_THREADS"] = str(job.threads)
     log = job.folder / "log.txt"
     with log.open("a") as out:
         status = subprocess.call(
