@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from nerfstudio.utils import rich_utils
@@ -29,7 +29,7 @@ def ignore_known_warnings() -> None:
 
 
 @contextmanager
-def nerfstudio_silenced() -> Iterator[None]:
+def nerfstudio_silenced() -> Generator[None, None, None]:
     """Keep nerfstudio's prints off the terminal within a `with` block; its exceptions still pass."""
     quiet = rich_utils.CONSOLE.quiet
     rich_utils.CONSOLE.quiet = True

@@ -1,6 +1,6 @@
 """Mistakes that only the user can put right, reported in one line without a traceback."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
@@ -13,7 +13,7 @@ class DivergedError(UserError):
 
 
 @contextmanager
-def exit_on_user_error(*kinds: type[Exception]) -> Iterator[None]:
+def exit_on_user_error(*kinds: type[Exception]) -> Generator[None, None, None]:
     """End the program with one line on stderr and exit status 1 for user errors, failing files and `kinds`.
 
     Any other exception is a defect of the program and keeps its traceback.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def take_lock(file: Path) -> FileLock | None:
 
 
 @contextmanager
-def locked(file: Path) -> Iterator[bool]:
+def locked(file: Path) -> Generator[bool, None, None]:
     """Hold the lock `file` within a `with` block, and delete the file afterwards; yields whether it was free."""
     lock = take_lock(file)
     try:

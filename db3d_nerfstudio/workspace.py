@@ -33,6 +33,13 @@ def publish(scratch: Path, path: Path) -> None:
     os.replace(scratch, path)
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a file, which appears whole or not at all."""
+    scratch = path.with_name(f"{path.name}.tmp")
+    scratch.write_text(json.dumps(content, indent=2) + "\n", "utf8")
+    publish(scratch, path)
+
+
 class Workspace:
     """Artifacts in a run folder, each a folder with the recipe it was made by."""
 

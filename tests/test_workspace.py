@@ -1,10 +1,12 @@
 import errno
+import json
+import os
 import threading
 
 import pytest
 
 from db3d_nerfstudio.errors import UserError, exit_on_user_error
-from db3d_nerfstudio.workspace import Workspace, check_whole, compare, digest_of, is_released
+from db3d_nerfstudio.workspace import Workspace, check_whole, compare, digest_of, is_released, write_json
 
 
 def write(text):
@@ -180,3 +182,13 @@ def test_a_stale_artifact_may_be_replaced(tmp_path):
     (path / "recipe.json").unlink()
     workspace.once("a", {"steps": 4}, write("fourth"), stale="replace")
     assert (path / "content").read_text() == "fourth"
+
+
+def test_a_json_file_is_replaced_in_one_move(tmp_path, monkeypatch):
+    file = tmp_path / "folder" / "table.json"
+    file.parent.mkdir()
+    write_json(file, {"a": 1})
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_json(file, {"a": 2})
+    assert json.loads(file.read_text()) == {"a": 1}

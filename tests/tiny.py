@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from zlib import crc32
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
+from tiny_pipelines import VAE, tiny_clip_tokenizer
 from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import interpolate
@@ -146,27 +146,15 @@ def tiny_toybox_folder(path: Path, words: Sequence[str] = WORDS, resolution: int
 def tiny_stable_diffusion_folder(path: Path, prediction_type: str = "epsilon") -> Path:
     """A random Stable Diffusion of 16 pixels and 8x8x4 latents, saved by diffusers' own pipeline."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextConfig, CLIPTextModel
 
-    letters = [chr(i) for i in range(33, 127)]
-    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (path / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(path / "vocab.json"), str(path / "merges.txt"), model_max_length=77)
-    bos, eos = len(tokens) - 2, len(tokens) - 1
+    tokenizer = tiny_clip_tokenizer(path)
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        text_encoder = CLIPTextModel(_text_config(CLIPTextConfig, len(tokens), 77, bos=bos, eos=eos, pad=eos))
+        text_encoder = CLIPTextModel(_text_config(CLIPTextConfig, len(tokenizer), 77, bos=bos, eos=eos, pad=eos))
         unet = UNet2DConditionModel(sample_size=8, in_channels=4, out_channels=4, **_UNET)
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=16,
-        )
+        vae = AutoencoderKL(**VAE)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,

@@ -8,6 +8,15 @@ from pathlib import Path
 
 import torch
 
+VAE = {
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+    "sample_size": 16,
+}
+"""A codec from 16 pixels to 8 x 8 latents."""
 LETTERS = [chr(i) for i in range(33, 127)]
 
 
@@ -49,15 +58,7 @@ def tiny_sdxl_folder(path: Path) -> Path:
             cross_attention_dim=48,
             norm_num_groups=4,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=16,
-            scaling_factor=0.13025,
-        )
+        vae = AutoencoderKL(**VAE, scaling_factor=0.13025)
     betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
     scheduler = EulerDiscreteScheduler(prediction_type="epsilon", timestep_spacing="leading", steps_offset=1, **betas)
     pipeline = StableDiffusionXLPipeline(vae, first, second, tokenizer, tokenizer, unet, scheduler)

@@ -272,16 +272,13 @@ class _Update:
 
 
 def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: DreamBoothConfig) -> torch.optim.Optimizer:
-    settings = {
-        "lr": guide.learning_rate if config.learning_rate is None else config.learning_rate,
-        "weight_decay": config.weight_decay,
-    }
+    rate = guide.learning_rate if config.learning_rate is None else config.learning_rate
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **settings, fused=True)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise UserError(
             'The 8-bit optimizer needs bitsandbytes: pip install "db3d_nerfstudio[8bit]", or set optimizer to adamw.'
         ) from None
-    return AdamW8bit(parameters, **settings)
+    return AdamW8bit(parameters, lr=rate, weight_decay=config.weight_decay)

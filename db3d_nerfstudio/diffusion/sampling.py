@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -140,11 +140,17 @@ class Sampler:
     """The guided steps of a guide's scheduler."""
 
     def __init__(self, guide: DiffusionGuide, config: SamplingConfig, generator: torch.Generator | None) -> None:
+        from diffusers import DDIMScheduler
+
         low, high = config.guidance_interval
         if not 0 <= low <= high <= 1:
             raise UserError(f"A guidance_interval must satisfy 0 <= low <= high <= 1, got {low} and {high}.")
         self._guide, self._config, self._generator = guide, config, generator
         self._scheduler = guide.sampler(config.steps)
+        # Where the estimate of the clean z was clipped, the noise must be the remainder, or both drift apart.
+        # (Ancestral samplers use the clean z alone.)
+        is_ddim = isinstance(self._scheduler, DDIMScheduler)
+        self._options: dict[str, Any] = {"use_clipped_model_output": True} if is_ddim else {}
 
     @property
     def timesteps(self) -> Int[Tensor, " steps"]:
@@ -159,14 +165,9 @@ class Sampler:
         kept: Kept | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """From the noisy z at the first of the last `timesteps` to a clean one."""
-        from diffusers import DDIMScheduler
-
-        # Where the estimate of the clean z was clipped, the noise must be the remainder, or both drift apart.
-        # (Ancestral samplers use the clean z alone.)
-        options = {"use_clipped_model_output": True} if isinstance(self._scheduler, DDIMScheduler) else {}
         for t, following in zip(timesteps, [*timesteps[1:], None], strict=True):
             eps = self._noise(z, t, conditioning)
-            z = self._scheduler.step(eps, t, z, generator=self._generator, **options).prev_sample
+            z = self._scheduler.step(eps, t, z, generator=self._generator, **self._options).prev_sample
             z = z if kept is None else kept.put_into(self._guide, z, following)
         return z
 

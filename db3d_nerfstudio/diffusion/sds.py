@@ -68,10 +68,11 @@ class Distillation:
 
     def __init__(self, config: SDSConfig, prompt: str, load_guide: Callable[[], DiffusionGuide]) -> None:
         self.config, self.prompt, self._load_guide = config, prompt, load_guide
-        self.context, self.bank = nullcontext, None
+        self.context = nullcontext
+        self.bank = None
         self.identifier = ""
-        """The word in the prompt that the base model does not know."""
-        self._base_bank: PromptBank | None = None
+        """The word in the prompt that is new to the base model."""
+        self._base_bank: PromptBank | None = None  # Of the contrast gradient.
         self._skipped = 0
 
     @cached_property
@@ -85,16 +86,17 @@ class Distillation:
             self.bank = None
         self.prompt, self.config = prompt, replace(self.config, guidance_scale=guidance_scale)
 
-    def embed_prompts(self) -> None:
+    def embed_prompts(self) -> PromptBank:
         """Embed the prompt with the guide's present weights; call it when they change."""
         config = self.config
-        self.bank = PromptBank(
+        self.bank = bank = PromptBank(
             self.guide, self.prompt, config.negative_prompt, config.interpolate_prompts, config.perp_neg
         )
         if config.gradient == "contrast":
             prompt = drop_identifier(self.prompt, self.identifier) if self.identifier else self.prompt
             with self.guide.untuned():
                 self._base_bank = PromptBank(self.guide, prompt, interpolate=config.interpolate_prompts)
+        return bank
 
     def loss(
         self,
@@ -116,15 +118,14 @@ class Distillation:
         config = self.config
         t_range = annealed_t_range(progress, config.t_range_start, config.t_range_end)
         with self.context():
-            if self.bank is None:
-                self.embed_prompts()
-            z, conditioning = encode(self.guide, image), self.bank(views)
+            bank = self.embed_prompts() if self.bank is None else self.bank
+            z, conditioning = encode(self.guide, image), bank(views)
             t = sample_timesteps(len(z), t_range, len(self.guide.alphas_cumprod), device=self.guide.device)
             try:
-                if config.gradient == "contrast":
-                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t)
-                else:
+                if self._base_bank is None:
                     loss = sds_loss_of_z(self.guide, z, conditioning, t, config)
+                else:
+                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t)
             except NonFiniteNoiseError as error:
                 return self._skip(image, error)
         self._skipped = 0
@@ -243,4 +244,5 @@ def annealed_t_range(
     High noise decides the layout, low noise the details; annealing lets the first finish before the second.
     """
     progress = min(max(progress, 0.0), 1.0)
-    return tuple(a + (b - a) * progress for a, b in zip(start, end, strict=True))
+    low, high = (a + (b - a) * progress for a, b in zip(start, end, strict=True))
+    return low, high

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.words import drop_identifier
-from db3d_nerfstudio.workspace import publish
+from db3d_nerfstudio.workspace import write_json
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.evaluation.metrics.measure import Photos, Reference
     from db3d_nerfstudio.nerf.field import GridField
+    from db3d_nerfstudio.nerf.model import DreamBooth3DModel
     from db3d_nerfstudio.toybox.subjects import Subject
     from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
@@ -70,28 +71,26 @@ def main(config: EvaluateConfig) -> None:
     from db3d_nerfstudio.results.open_run import open_run
     from db3d_nerfstudio.run.config import read_config
 
-    settings = read_config(config.run)
+    settings = cast("DreamBooth3DTrainerConfig", read_config(config.run))
     reference = make_reference(config, settings)
     resolution = config.resolution or (64 if reference.judge is not None else 224)
     folder, table, rows = config.run / EVALUATION, {}, []
     folder.mkdir(exist_ok=True)
-    for stage, run in (("initial", config.run / "initial"), ("final", config.run)):
-        if run.exists():
-            model = open_run(run).model
-            renders = render_orbit(model, resolution)
-            table[stage], truth = measure(renders, reference)
-            rows = rows or ([] if truth is None else [truth])
-            rows += [renders.albedo, renders.textureless]
-    turning = render_orbit(model, 2 * resolution, config.turntable_frames)
+    stages = {"initial": config.run / "initial", "final": config.run}
+    models = {stage: cast("DreamBooth3DModel", open_run(run).model) for stage, run in stages.items() if run.exists()}
+    for stage, model in models.items():
+        renders = render_orbit(model, resolution)
+        table[stage], truth = measure(renders, reference)
+        rows = rows or ([] if truth is None else [truth])
+        rows += [renders.albedo, renders.textureless]
+    turning = render_orbit(models["final"], 2 * resolution, config.turntable_frames)
     save_animation(turning.lambertian, folder / TURNTABLE)
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
     if config.mesh:
-        table["final"] |= measure_mesh(model.field, reference.subject)
+        table["final"] |= measure_mesh(models["final"].field, reference.subject)
     if config.redrawn:
         table["final"] |= measure_redrawing(config, settings, reference.subject)
-    scratch = folder / f"{METRICS}.tmp"
-    scratch.write_text(json.dumps(table, indent=2) + "\n", "utf8")
-    publish(scratch, folder / METRICS)
+    write_json(folder / METRICS, table)
     print(json.dumps(table, indent=2))
     announce(f"Look at {folder / VIEWS} and {folder / TURNTABLE}.")
 
@@ -107,7 +106,7 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
 
     of_toys = isinstance(settings.pipeline.model.guide, ToyboxGuideConfig)
     judge = load_judge() if of_toys else None
-    prompt = drop_identifier(settings.pipeline.model.prompt, settings.pipeline.phases.identifier)
+    prompt = drop_identifier(settings.pipeline.model.prompt or "", settings.pipeline.phases.identifier)
     pool = list(toybox_pool()) if of_toys else []
     if config.pool is not None:
         pool = [line.strip() for line in config.pool.read_text("utf8").splitlines() if line.strip()]

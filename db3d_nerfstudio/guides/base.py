@@ -46,7 +46,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -57,11 +57,23 @@ from torch.nn import Parameter
 from db3d_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
-
     from db3d_nerfstudio.cameras import Views
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
+
+
+@runtime_checkable
+class Scheduler(Protocol):
+    """What sampling needs of a scheduler of diffusers; their base class declares none of it."""
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Those of the next sampling, the noisiest first."""
+        ...
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """From z_t to the next timestep's, in the result's `prev_sample`."""
+        ...
 
 
 @dataclass
@@ -124,7 +136,7 @@ class DiffusionGuide(abc.ABC):
         """The text with the cameras of the views written into it; by default the text itself."""
         return text
 
-    def sampler(self, steps: int) -> SchedulerMixin:
+    def sampler(self, steps: int) -> Scheduler:
         """A scheduler of diffusers that draws images from estimates of the noise; by default deterministic DDIM.
 
         It divides the guide's schedule into `steps` that begin at its noisiest end.

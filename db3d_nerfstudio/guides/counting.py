@@ -16,7 +16,7 @@ import gc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from unittest import mock
 
 import torch
@@ -129,6 +129,15 @@ def fused_attention(
     return efficient(query, key, value, attn_mask, torch.is_grad_enabled(), 0.0, is_causal, scale=scale)[0]
 
 
+@runtime_checkable
+class Checkpointing(Protocol):
+    """A network of diffusers."""
+
+    def enable_gradient_checkpointing(self, function: Callable[..., Any], /) -> None:
+        """Pass the forward pass of each block to `function`."""
+        ...
+
+
 class Backward:
     """What forward passes leave for backward passes, which cannot be run: autograd asks for the GPU itself."""
 
@@ -137,7 +146,8 @@ class Backward:
         self.again = 0
         """Of the largest block that is computed again, with gradient checkpointing."""
         for network in networks:
-            if any(getattr(part, "gradient_checkpointing", False) for part in network.modules()):
+            checkpointed = any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
+            if checkpointed and isinstance(network, Checkpointing):
                 network.enable_gradient_checkpointing(self._forget)
 
     def kept(self, forward: Callable[[], Any]) -> tuple[int, Any]:

@@ -54,16 +54,16 @@ _UNET_ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
 
 
 def check_file(file: Path, family: Family) -> None:
-    """Raise if a file is no checkpoint of the family in one .safetensors file."""
+    """Raise if a file is not a checkpoint of the family in one .safetensors file."""
     suffix = file.suffix.lower()
     if suffix in _FORMATS:
         raise UserError(f"{file} is {_FORMATS[suffix]}")
     if suffix != SINGLE_FILE:
-        raise UserError(f"{file} is no model: give a folder in diffusers' layout, a hub id, or a {SINGLE_FILE} file")
+        raise UserError(f"{file} is not a model: give a folder in diffusers' layout, a hub id, or a {SINGLE_FILE} file")
     tensors = read_header(file)
     found = next((kind for name in tensors for mark, kind in _MARKS.items() if mark in name), None)
     if found == "LoRA":
-        raise UserError(f"{file} is a LoRA and no whole model: give the model it was made for, and it as personalised")
+        raise UserError(f"{file} is a LoRA, not a whole model: give its base model, and the LoRA as personalised")
     if found is not None:
         raise UserError(f"{file} is a {found} model, which this guide does not read")
     if any(name.startswith("conditioner.embedders.") for name in tensors):
@@ -80,7 +80,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     """Names, types and shapes of the tensors in a .safetensors file.
 
     Raises:
-        UserError: it is no such file, or a part of one.
+        UserError: it is not such a file, or is cut off.
     """
     try:
         with file.open("rb") as handle:
@@ -91,7 +91,7 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     except PermissionError:
         raise UserError(f"{file} may not be read: change its permissions") from None
     except (ValueError, OSError):
-        raise UserError(f"{file} is no {SINGLE_FILE} file, or cut off: download it again") from None
+        raise UserError(f"{file} is not a {SINGLE_FILE} file, or is cut off: download it again") from None
     tensors.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     if 8 + length + end > file.stat().st_size:
@@ -113,13 +113,13 @@ def check_folder(root: Path, folders: tuple[str, ...]) -> None:
     pipeline = _pipeline_class(root)
     files = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (SINGLE_FILE, *_FORMATS))
     if below:
-        raise UserError(f"{root} is no model, but {below[0]} is: give that folder")
+        raise UserError(f"{root} is not a model, but {below[0]} is: give that folder")
     if pipeline is not None and not pipeline.startswith(
         ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFP")
     ):
         raise UserError(f"{root} is a {pipeline.removesuffix('Pipeline')} model, which this guide does not read")
     if "pytorch_lora_weights.safetensors" in files or (root / "adapter_config.json").exists():
-        raise UserError(f"{root} is a LoRA and no whole model: give the model it was made for, and it as personalised")
+        raise UserError(f"{root} is a LoRA, not a whole model: give its base model, and the LoRA as personalised")
     if files and len(missing) == len(folders):
         raise UserError(
             f"{root} is not in diffusers' layout, but has {', '.join(files[:3])}: give a file, not the folder"
@@ -158,7 +158,8 @@ def unet_family(config: dict[str, Any]) -> Family:
             return "SDXL"
         case "text":
             return "DeepFloyd IF"
-    return "Stable Diffusion"
+        case _:
+            return "Stable Diffusion"
 
 
 def _check_channels(source: str, channels: int, expected: int) -> None:

@@ -129,7 +129,7 @@ def _explain_unpacking(file: Path, config: str | None, error: OSError) -> str:
 
 
 def check_schedule(source: str, config: dict[str, Any]) -> None:
-    """Raise for a scheduler's configuration that is no schedule of a diffusion in discrete steps."""
+    """Raise for a scheduler's configuration that is not a schedule of diffusion in discrete steps."""
     name = config.get("_class_name", "")
     if "FlowMatch" in name or "EDM" in name:
         raise UserError(f"{source} was trained on the schedule of {name}, which this guide does not read")

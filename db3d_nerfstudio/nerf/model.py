@@ -24,9 +24,9 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.background import BackgroundConfig
 from db3d_nerfstudio.nerf.checks import check_finite, check_not_empty
-from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.nerf.field import GridField, GridFieldConfig
 from db3d_nerfstudio.nerf.losses import LossWeights
-from db3d_nerfstudio.nerf.occupancy import OccupancySamplerConfig
+from db3d_nerfstudio.nerf.occupancy import OccupancySampler, OccupancySamplerConfig
 from db3d_nerfstudio.nerf.render import Render, over, render_rays
 from db3d_nerfstudio.nerf.shading import Shading, ShadingConfig, Surface, draw_shading, sample_light, shade
 from db3d_nerfstudio.ranges import Count, NonNegative, Share
@@ -72,6 +72,8 @@ class DreamBooth3DModel(Model):
     """A NeRF in the unit sphere, guided by a diffusion model that is not part of it."""
 
     config: DreamBooth3DModelConfig
+    field: GridField
+    sampler: OccupancySampler
 
     def populate_modules(self) -> None:
         super().populate_modules()

@@ -82,7 +82,7 @@ def cut_out(folder: Path, output: Path, config: PhotosConfig) -> Path:
         photo = read_photo(path, SIDE)
         if path.name in config.whole:
             photo.putalpha(255)
-        elif photo.getchannel("A").getextrema()[0] > 127:
+        elif np.asarray(photo.getchannel("A")).min() > 127:
             photo.putalpha(_mask(path, photo, output / MASKS, segment))
         _save(photo, output / name)
         pairs += [_on(photo, None), _on(photo, (255, 0, 255))]

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.workspace import publish
+from db3d_nerfstudio.workspace import write_json
 
 FILE = "interventions.json"
 PhaseName = Literal["initial", "final"]
@@ -54,9 +54,7 @@ def add_change(run: Path, change: Change) -> None:
         {key: value for key, value in dataclasses.asdict(made).items() if value is not None}
         for made in [*read_changes(run), change]
     ]
-    scratch = run / f"{FILE}.tmp"
-    scratch.write_text(json.dumps(changes, indent=2) + "\n", "utf8")
-    publish(scratch, run / FILE)
+    write_json(run / FILE, changes)
 
 
 def guidance_at(changes: list[Change], step: int, prompt: str, guidance_scale: float) -> tuple[str, float]:

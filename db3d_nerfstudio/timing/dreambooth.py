@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import tyro
@@ -117,15 +117,15 @@ class Examples(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         pair = self.photos[index % len(self.photos)], self.others[index % len(self.others)]
-        return *(self._pixels(path) for path in pair), *(self._tokens(prompt) for prompt in (INSTANCE, CLASS))
+        photo, other = (self._pixels(path) for path in pair)
+        return photo, other, self._tokens(INSTANCE), self._tokens(CLASS)
 
     def _pixels(self, path: Path) -> Tensor:
-        from torchvision.transforms import functional
+        from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
         side = self.guide.resolution
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        image = functional.center_crop(functional.resize(image, side), side)
-        return functional.normalize(functional.to_tensor(image), [0.5], [0.5])
+        pixels = Compose([Resize(side), CenterCrop(side), ToTensor(), Normalize([0.5], [0.5])])
+        return cast(Tensor, pixels(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
 
     def _tokens(self, prompt: str) -> Tensor:
         tokenizer = self.guide.tokenizer
@@ -143,7 +143,7 @@ def train_like_the_script(
     from torch.nn.functional import mse_loss
 
     accelerator = Accelerator(cpu=guide.device.type == "cpu")
-    noising = DDPMScheduler.from_pretrained(guide.source, subfolder="scheduler")
+    noising = cast(Any, DDPMScheduler.from_pretrained(guide.source, subfolder="scheduler"))  # Its types are not true.
     unet = guide.unet.to(memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.AdamW(guide.parameters(), lr=5e-6, weight_decay=1e-2)
     rates = get_scheduler("constant", optimizer)

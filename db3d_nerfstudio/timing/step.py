@@ -81,7 +81,7 @@ class Benchmark:
                 cameras, views = random_cameras(cameras_config, 1, size)
                 outputs = model(image_rays(cameras.to(self.device)))
                 losses = model.get_loss_dict(outputs, {"views": views, "image_shape": (1, size, size)})
-            clock.finish_step(optimizer, sum(losses.values()))
+            clock.finish_step(optimizer, torch.stack([*losses.values()]).sum())
             with clock.part("optimizer"):
                 model.sampler.update(step, model.field.density)
             samples += len(outputs["render"].samples.rays)
@@ -106,7 +106,7 @@ class Benchmark:
                 outputs = model(image_rays(cameras.to(self.device)))
                 batch = {"vertical": 90 - views.elevation, "central": views.azimuth}
                 losses = model.get_loss_dict(outputs, batch)
-            clock.finish_step(optimizer, sum(losses.values()))
+            clock.finish_step(optimizer, torch.stack([*losses.values()]).sum())
             if step < 0:
                 clock.reset()
         clock.report(f"generfacto, {self.resolution} x {self.resolution}", self.resolution**2 * (256 + 96 + 48))
@@ -135,7 +135,8 @@ class _Clock:
         self.reset()
 
     def reset(self) -> None:
-        self.spent, self.steps = dict.fromkeys(PARTS, 0.0), 0
+        self.spent: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self.steps = 0
 
     def now(self) -> float:
         if self.cuda:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from db3d_nerfstudio.toybox import network
 from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, Pictures
+from db3d_nerfstudio.toybox.sides import token_ids
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
 SIDED_WEIGHT = 7.0
@@ -40,13 +41,13 @@ def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int
 
 def names_side(tokens: Int[Tensor, "*b n"]) -> Bool[Tensor, "*b"]:
     """Whether captions contain "left" or "right"."""
-    words = network.make_tokenizer().convert_tokens_to_ids(["left", "right"])
+    words = token_ids(["left", "right"], network.make_tokenizer())
     return torch.isin(tokens, torch.tensor(words)).any(-1)
 
 
 def swap_sides(tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
     """The captions with "left" for "right" and "right" for "left"."""
-    left, right = network.make_tokenizer().convert_tokens_to_ids(["left", "right"])
+    left, right = token_ids(["left", "right"], network.make_tokenizer())
     return torch.where(tokens == left, right, torch.where(tokens == right, left, tokens))
 
 
@@ -57,7 +58,6 @@ def drop_captions(tokens: Int[Tensor, "b n"], empty: Int[Tensor, " n"], share: f
 
 def say_toy(tokens: Int[Tensor, "b n"], share: float) -> Int[Tensor, "b n"]:
     """The captions, a share of them with "toy" in place of the class noun."""
-    tokenizer = network.make_tokenizer()
-    nouns = torch.tensor(tokenizer.convert_tokens_to_ids(list(CLASS_NOUNS)))
-    replaced = torch.isin(tokens, nouns) & (torch.rand(len(tokens), 1) < share)
-    return torch.where(replaced, tokenizer.convert_tokens_to_ids("toy"), tokens)
+    toy, *nouns = token_ids(["toy", *CLASS_NOUNS], network.make_tokenizer())
+    replaced = torch.isin(tokens, torch.tensor(nouns)) & (torch.rand(len(tokens), 1) < share)
+    return torch.where(replaced, toy, tokens)

@@ -8,11 +8,10 @@ from db3d_nerfstudio.cameras import wrap_degrees
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
 from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
-from db3d_nerfstudio.words import DIRECTIONS
+from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, seen_from
 
 IDENTIFIERS = ("sks", "zwx", "ohwx", "xjy", "qvb", "pll", "hta", "olis")
 """Rare identifier tokens: in the vocabulary, never in a training caption (DreamBooth 2208.12242, section 3.2)."""
-VIEWS = ("front", "side", "back", "overhead")
 BOUNDARY = 8.0
 """Views this close to the edge of a view's sector are left unnamed, as they are ambiguous; degrees."""
 MAX_TOKENS = 24
@@ -63,7 +62,7 @@ def caption(traits: Traits, context: str | None = None, view: str | None = None)
         words.append(f"{verb} a {traits.accessory_color or ''} {traits.accessory}")
     words.append(context)
     text = " ".join(" ".join(word for word in words if word).split())
-    return f"{text}, {view} view" if view else text
+    return seen_from(text, view) if view else text
 
 
 def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:
@@ -101,7 +100,7 @@ def words() -> list[str]:
         *accessories,
         *PATTERNS,
         *contexts,
-        *VIEWS,
+        *VIEW_NAMES,
         *IDENTIFIERS,
         "left",
         "right",

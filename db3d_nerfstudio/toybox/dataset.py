@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from numpy import ndarray
 
-from db3d_nerfstudio.toybox.captions import VIEWS, draw_caption, is_clear_view, view_word
+from db3d_nerfstudio.toybox.captions import draw_caption, is_clear_view, view_word
 from db3d_nerfstudio.toybox.scene import Shot, Studio, draw_shot
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, Traits, make_subject
 from db3d_nerfstudio.toybox.toys import PALETTE
+from db3d_nerfstudio.words import VIEW_NAMES
 
 CAPTIONS_PER_IMAGE = 4
 """Captions drawn for every image; an epoch uses one of them."""
@@ -49,7 +50,7 @@ class Pictures:
     captions: list[list[str]]
     """`CAPTIONS_PER_IMAGE` captions of every image."""
     labels: Int[ndarray, "n 3"]
-    """Index of class noun, main colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEWS`; -1 where it cannot be seen: a
+    """Index of class noun, colour and view in `CLASS_NOUNS`, `PALETTE`, `VIEW_NAMES`; -1 where it cannot be seen: a
     view on the border of two, a colour that hardly shows (a house from above is all roof), no known kind."""
 
 
@@ -72,7 +73,7 @@ def photograph_subject(seed: int, views: int, toy_share: float = 0.0) -> tuple[l
     images, captions, labels, scenes = [], [], [], []
     for _ in range(views):
         shot = draw_shot(rng)
-        view = VIEWS.index(view_word(shot.azimuth, shot.elevation)) if is_clear_view(shot) else -1
+        view = VIEW_NAMES.index(view_word(shot.azimuth, shot.elevation)) if is_clear_view(shot) else -1
         images.append(studio.photograph(shot))
         captions.append([draw_caption(rng, traits, shot) for _ in range(CAPTIONS_PER_IMAGE)])
         color = list(PALETTE).index(traits.main_color) if studio.main_share(shot) > LEAST_MAIN_SHARE else -1

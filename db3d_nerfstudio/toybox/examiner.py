@@ -1,6 +1,6 @@
 """The examiner: names what the judge has no head for, which is the hand of a side view, the pattern and the accessory.
 
-It is a part of the guide's exam only. The judge stays as it is, so that what it said of earlier results still counts;
+It is a part of the guide's exam only. The judge stays as it is, so that earlier results remain comparable;
 the examiner begins with the judge's image tower.
 """
 
@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from db3d_nerfstudio.cameras import wrap_degrees
 from db3d_nerfstudio.toybox.dataset import Scene
 from db3d_nerfstudio.toybox.judge import load_judge
 from db3d_nerfstudio.toybox.subjects import PATTERNS
@@ -23,7 +24,7 @@ HEADS: dict[str, tuple[str | None, ...]] = {
     "pattern": (None, *PATTERNS),
     "accessory": (None, *ACCESSORIES),
 }
-"""What the examiner names, with the names that it knows."""
+"""The attributes that the examiner names, each with its classes."""
 SIDEWAYS = 22.5
 """Views closer to straight from the front or the back show no hand, degrees of azimuth."""
 
@@ -46,7 +47,7 @@ class Examiner(nn.Module):
 
 def label(scene: Scene) -> list[int]:
     """Indices of a photo's hand, pattern and accessory in `HEADS`; -1 for a hand that the view does not show."""
-    azimuth = (scene.shot.azimuth + 180) % 360 - 180
+    azimuth = wrap_degrees(scene.shot.azimuth)
     sideways = SIDEWAYS < abs(azimuth) < 180 - SIDEWAYS
     hand = (0 if azimuth > 0 else 1) if sideways else -1
     traits = scene.traits

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from math import isqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,9 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
 from db3d_nerfstudio.toybox.sides import HINTS, hints, with_hints
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderDC
 
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "guide"
 LATENT_BOUND = 5.0
@@ -68,7 +71,7 @@ class ToyboxGuide(DiffusersGuide):
             self.resolution = side * self.vae.spatial_compression_ratio
         self.tells_sides = "left" in self.tokenizer.get_vocab()
 
-    def _read_vae(self) -> nn.Module | None:
+    def _read_vae(self) -> AutoencoderDC | None:
         from diffusers import AutoencoderDC
 
         if not (Path(self.source) / "vae").exists():
@@ -109,11 +112,11 @@ class ToyboxGuide(DiffusersGuide):
         rgb = resize(rgb, self.resolution) * 2 - 1
         if self.vae is None:
             return pixel_unshuffle(rgb, self._patch)
-        return self.vae.encode(rgb).latent * self.vae.config.scaling_factor
+        return self.vae.encode(rgb)[0] * self.vae.config["scaling_factor"]
 
     def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
         if self.vae is None:
             rgb = pixel_shuffle(z, self._patch)
         else:
-            rgb = self.vae.decode(z / self.vae.config.scaling_factor).sample
+            rgb = self.vae.decode(z / self.vae.config["scaling_factor"])[0]
         return (rgb / 2 + 0.5).clamp(0, 1)

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from db3d_nerfstudio.toybox import network
-from db3d_nerfstudio.toybox.captions import VIEWS
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 from db3d_nerfstudio.toybox.toys import PALETTE
+from db3d_nerfstudio.words import VIEW_NAMES
 
 SHIPPED_JUDGE = Path(__file__).parent / "weights" / "judge" / "model.safetensors"
 EMBEDDING = 128
 """Width of the embedding that images and captions share."""
-HEADS = {"class_noun": tuple(CLASS_NOUNS), "main_color": tuple(PALETTE), "view": VIEWS}
+HEADS = {"class_noun": tuple(CLASS_NOUNS), "main_color": tuple(PALETTE), "view": VIEW_NAMES}
 """The classes of each head, in the order of the data set's labels."""
 
 
@@ -54,7 +54,7 @@ class Opinion:
     main_color: Float[Tensor, "b p"]
     """Logits over `PALETTE`."""
     view: Float[Tensor, "b v"]
-    """Logits over `VIEWS`."""
+    """Logits over `VIEW_NAMES`."""
     embedding: Float[Tensor, "b d"]
     """Of length 1; its dot product with a caption's embedding is their similarity."""
 

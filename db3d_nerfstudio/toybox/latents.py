@@ -34,7 +34,7 @@ class LatentPictures:
 @torch.no_grad()
 def encode(vae: AutoencoderDC, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
     """Latents of images in [0, 1], of standard deviation 1 over the training pictures."""
-    return vae.encode(rgb * 2 - 1).latent.float() * vae.config.scaling_factor
+    return vae.encode(rgb * 2 - 1)[0].float() * vae.config["scaling_factor"]
 
 
 def make_latents(paths: list[Path], vae: AutoencoderDC, dtype: torch.dtype = torch.float32) -> list[Path]:

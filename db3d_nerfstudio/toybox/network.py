@@ -13,9 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from db3d_nerfstudio.guides.base import PredictionType
 from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
 from db3d_nerfstudio.toybox.sides import HINTS
-from db3d_nerfstudio.toybox.vae import CHANNELS
+from db3d_nerfstudio.toybox.vae import CHANNELS, channels_last
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
@@ -68,7 +69,6 @@ def make_unet() -> UNet2DConditionModel:
     The pooled text also scales and shifts every block's features, as in DeepFloyd IF: with cross-attention alone, a
     model this small learns to ignore its captions.
     """
-    import torch
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -78,12 +78,11 @@ def make_unet() -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    return unet.to(memory_format=torch.channels_last)
+    return channels_last(unet)
 
 
 def make_latent_unet() -> UNet2DConditionModel:
-    """12 M parameters over the latents of `vae.py`, which is told side and view (`sides.py`); predicts v."""
-    import torch
+    """12 M parameters over the latents of `vae.py`, with channels for side and view (`sides.py`); predicts v."""
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -92,10 +91,10 @@ def make_latent_unet() -> UNet2DConditionModel:
         down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
         addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
     )  # fmt: skip
-    return unet.to(memory_format=torch.channels_last)
+    return channels_last(unet)
 
 
-def make_scheduler(prediction_type: str = "sample") -> DDPMScheduler:
+def make_scheduler(prediction_type: PredictionType = "sample") -> DDPMScheduler:
     """The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
     from diffusers import DDPMScheduler
 

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from db3d_nerfstudio.toybox.captions import VIEWS, caption, direction, is_clear_view, view_word
+from db3d_nerfstudio.toybox.captions import caption, direction, is_clear_view, view_word
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Studio, draw_shot
 from db3d_nerfstudio.toybox.subjects import Traits, draw_traits, make_subject
+from db3d_nerfstudio.words import VIEW_NAMES
 
 FIRST_EXAM_SEED = 4_000_000
 FIRST_TRUE_SEED = 5_000_000
@@ -23,7 +24,7 @@ class Question:
 
     traits: Traits
     view: str
-    """One of `VIEWS`."""
+    """One of `VIEW_NAMES`."""
     hand: str | None
     """Which side, if the view is one: "left" or "right"."""
     context: str | None
@@ -42,7 +43,7 @@ class Question:
 def draw_question(seed: int) -> Question:
     """The question of a seed."""
     rng = np.random.default_rng(seed)
-    traits, view = draw_traits(rng), str(rng.choice(VIEWS))
+    traits, view = draw_traits(rng), str(rng.choice(VIEW_NAMES))
     context = str(rng.choice(list(CONTEXTS))) if rng.random() < 0.3 else None
     hand = str(rng.choice(("left", "right")))
     return Question(traits, view, hand if view == "side" else None, context)

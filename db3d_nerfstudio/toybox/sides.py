@@ -7,7 +7,8 @@ of the four view words are constant over the picture; a guide may have the chann
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -22,15 +23,20 @@ HINTS = 1 + len(VIEW_NAMES)
 """The side, and each view's word."""
 
 
+def token_ids(words: Iterable[str], tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """The tokens of words; that of unknown words for those without one."""
+    return cast(list[int], tokenizer.convert_tokens_to_ids(list(words)))  # A number for a string alone.
+
+
 def side(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " b"]:
     """1 for captions with "left", -1 for those with "right", else 0."""
-    left, right = tokenizer.convert_tokens_to_ids(["left", "right"])
+    left, right = token_ids(["left", "right"], tokenizer)
     return ((tokens == left).sum(1) - (tokens == right).sum(1)).float()
 
 
 def hints(tokens: Int[Tensor, "b n"], tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, "b k"]:
     """The side, then 1 for each of `VIEW_NAMES` that a caption says and 0 for each that it does not."""
-    words = tokenizer.convert_tokens_to_ids(list(VIEW_NAMES))
+    words = token_ids(VIEW_NAMES, tokenizer)
     said = [(tokens == word).any(1) & (word != tokenizer.unk_token_id) for word in words]
     return torch.stack([side(tokens, tokenizer), *(word.float() for word in said)], 1)
 

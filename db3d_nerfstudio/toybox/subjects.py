@@ -4,12 +4,14 @@ The same subject can be photographed from any camera (`scene.py`) and exported a
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import trimesh
 from jaxtyping import Float
 from numpy import ndarray
 from numpy.random import Generator
+from trimesh.visual import ColorVisuals
 
 from db3d_nerfstudio.toybox.compositions import TOY
 from db3d_nerfstudio.toybox.shapes import Part, normalise, pattern_mask
@@ -53,9 +55,10 @@ class Subject:
             if part.pattern is not None:
                 mesh = mesh.subdivide().subdivide()
             colors = surface_color(part, mesh.vertices)
-            mesh.visual.vertex_colors = (np.c_[colors, np.ones(len(colors))] * 255).round().astype(np.uint8)
+            rgba = (np.c_[colors, np.ones(len(colors))] * 255).round().astype(np.uint8)
+            mesh.visual = ColorVisuals(mesh, vertex_colors=rgba)
             meshes.append(mesh)
-        return trimesh.util.concatenate(meshes)
+        return cast(trimesh.Trimesh, trimesh.util.concatenate(meshes))  # Of meshes it is one.
 
 
 def surface_color(part: Part, points: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:

@@ -27,6 +27,7 @@ from db3d_nerfstudio.toybox.dataset import DatasetConfig, load_dataset, make_dat
 from db3d_nerfstudio.toybox.muon import Muon
 from db3d_nerfstudio.toybox.processes import average_gradients, processes
 from db3d_nerfstudio.toybox.sides import side, with_side
+from db3d_nerfstudio.toybox.vae import channels_last
 
 SHEET_PROMPTS = ("a photo of a red car", "a photo of a yellow duck", "a photo of a brown dog with white ears",
                  "a photo of a blue robot", "a photo of a striped green mug", "a photo of a pink chair")  # fmt: skip
@@ -191,9 +192,9 @@ def read_guide(folder: Path):
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    full = {"dtype": torch.float32}  # Released weights are float16.
-    unet = UNet2DConditionModel.from_pretrained(folder / "unet", **full).to(memory_format=torch.channels_last)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", **full)
+    full = torch.float32  # Released weights are float16.
+    unet = channels_last(UNet2DConditionModel.from_pretrained(folder / "unet", dtype=full))
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=full)
     text_encoder.resize_token_embeddings(len(network.make_tokenizer()))  # Words may have been added since.
     return unet, text_encoder
 

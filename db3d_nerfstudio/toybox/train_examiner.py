@@ -101,7 +101,7 @@ def main(config: TrainExaminerConfig) -> None:
         optimizer.step()
         schedule.step()
     config.output.mkdir(parents=True, exist_ok=True)
-    examiner.eval().to(memory_format=torch.contiguous_format)  # As safetensors wants it.
+    examiner.eval().to(memory_format=torch.contiguous_format)  # safetensors writes no other.
     save_file(examiner.state_dict(), config.output / "model.safetensors")
     print({name: round(value, 4) for name, value in accuracy(examiner, *load(config.held_out)).items()})
 

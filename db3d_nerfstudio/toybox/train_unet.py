@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,10 @@ from db3d_nerfstudio.toybox.latents import LatentPictures, draw_latents, load_la
 from db3d_nerfstudio.toybox.processes import processes
 from db3d_nerfstudio.toybox.sides import hints, with_hints
 from db3d_nerfstudio.toybox.train import draw_timesteps, sample_sheet
+from db3d_nerfstudio.toybox.vae import channels_last
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderDC
 
 ENDS = ("conv_in", "conv_out", "embedding.weight")
 """Layers next to latents and words, which are AdamW's."""
@@ -85,13 +90,13 @@ class Learner:
         return self.course.move(self.loss(z, tokens))
 
 
-def photograph_and_encode(config: TrainUnetConfig, vae: nn.Module) -> LatentPictures:
+def photograph_and_encode(config: TrainUnetConfig, vae: AutoencoderDC) -> LatentPictures:
     """The training pictures as latents; the first of several processes makes what is missing."""
     rank, num = processes()
     if rank > 0:
         torch.distributed.barrier()
     paths = make_dataset(config.data)
-    latents = make_latents(paths, vae.to(config.device), getattr(torch, config.dtype))
+    latents = make_latents(paths, channels_last(vae, config.device), getattr(torch, config.dtype))
     if num > 1 and rank == 0:
         torch.distributed.barrier()
     return load_latents(paths, latents)
@@ -103,7 +108,7 @@ def main(config: TrainUnetConfig) -> None:
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    vae = AutoencoderDC.from_pretrained(config.vae).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    vae = AutoencoderDC.from_pretrained(config.vae).eval().requires_grad_(False)
     pictures = photograph_and_encode(config, vae)
     learner = Learner(config)
 

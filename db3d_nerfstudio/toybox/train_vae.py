@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from db3d_nerfstudio.toybox.course import Course, CourseConfig, run
 from db3d_nerfstudio.toybox.dataset import DatasetConfig, load_images, make_dataset
 from db3d_nerfstudio.toybox.processes import processes
 from db3d_nerfstudio.toybox.train_judge import FIRST_HELD_OUT_SEED
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderDC
 
 ENDS = ("encoder.conv_in", "decoder.conv_out")
 """Layers next to the pixels, which are AdamW's."""
@@ -67,23 +71,23 @@ def draw_pictures(images: UInt8[ndarray, "n h w 3"], num: int) -> tuple[Float[Te
 
 
 @torch.no_grad()
-def quality(codec: nn.Module, images: UInt8[ndarray, "n h w 3"], device: str = "cpu") -> dict[str, float]:
+def quality(codec: AutoencoderDC, images: UInt8[ndarray, "n h w 3"], device: str = "cpu") -> dict[str, float]:
     """Mean PSNR (dB) of pictures through the codec, and the standard deviation of their latents."""
     ratios, latents = [], []
     for part in np.array_split(images, -(-len(images) // 64)):
         x = to_pictures(part).to(device)
-        latents.append(codec.encode(x).latent)
-        ratios.append(vae.psnr(codec.decode(latents[-1]).sample, x))
+        latents.append(codec.encode(x)[0])
+        ratios.append(vae.psnr(codec.decode(latents[-1])[0], x))
     return {"psnr": torch.cat(ratios).mean().item(), "std": torch.cat(latents).std().item()}
 
 
-def make_codec(config: TrainVaeConfig) -> nn.Module:
+def make_codec(config: TrainVaeConfig) -> AutoencoderDC:
     """The codec to start training from."""
     from diffusers import AutoencoderDC
 
     codec = vae.make_vae() if config.start_from is None else AutoencoderDC.from_pretrained(config.start_from)
     codec.encoder.requires_grad_(not config.decoder_only)
-    return codec.to(memory_format=torch.channels_last)
+    return vae.channels_last(codec)
 
 
 def main(config: TrainVaeConfig) -> None:

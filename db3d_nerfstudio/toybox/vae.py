@@ -7,15 +7,17 @@ convolves full pictures of few channels.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
+
+Network = TypeVar("Network", bound=nn.Module)
 
 CHANNELS = 16
 """Channels of a latent."""
@@ -28,12 +30,22 @@ def make_vae() -> AutoencoderDC:
     from diffusers import AutoencoderDC
 
     widths = (16, 32, 64, 128)  # The first is not used: blocks start on the 32 x 32 grid.
-    return AutoencoderDC(
+    vae = AutoencoderDC(
         latent_channels=CHANNELS,
         encoder_block_out_channels=widths, encoder_layers_per_block=(0, 1, 1, 2), encoder_qkv_multiscales=((),) * 4,
         decoder_block_out_channels=widths, decoder_layers_per_block=(0, 1, 2, 2), decoder_qkv_multiscales=((),) * 4,
         downsample_block_type="pixel_unshuffle", upsample_block_type="pixel_shuffle",
-    ).to(memory_format=torch.channels_last)  # fmt: skip
+    )  # fmt: skip
+    return channels_last(vae)
+
+
+def channels_last(network: Network, device: str = "cpu") -> Network:
+    """The network on `device`, in the memory format in which it convolves fastest.
+
+    `nn.Module.to` with its types, which diffusers' own hides.
+    """
+    network.to(device)
+    return network.to(memory_format=torch.channels_last)
 
 
 def slopes(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h w2"], Float[Tensor, "b c h2 w"]]:
@@ -62,10 +74,10 @@ def vae_loss(
         l2: Weight of the mean square of the latents.
         scale: Weight of the small pictures, which are computed for a quarter of the batch.
     """
-    z = vae.encode(x).latent
-    loss = picture_loss(vae.decode(z + noise).sample, x) + 0.5 * l2 * z.float().square().mean()
+    z = vae.encode(x)[0]
+    loss = picture_loss(vae.decode(z + noise)[0], x) + 0.5 * l2 * z.float().square().mean()
     few = max(1, len(x) // 4)
-    small = vae.decode(avg_pool2d(z[:few], 2) + noise[:few, :, ::2, ::2]).sample
+    small = vae.decode(avg_pool2d(z[:few], 2) + noise[:few, :, ::2, ::2])[0]
     return loss + scale * picture_loss(small, avg_pool2d(x[:few], 2))
 
 

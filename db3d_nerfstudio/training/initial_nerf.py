@@ -1,6 +1,6 @@
 """RUN/initial: the initial NeRF as a small run of its own, which every ns-* tool opens."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def save_initial(path: Path, config: RunConfig, model: Model, step: int) -> None
 
 
 @contextmanager
-def showing(model: Model, initial: Path) -> Iterator[None]:
+def showing(model: Model, initial: Path) -> Generator[None, None, None]:
     """Give the model the initial NeRF's weights within a `with` block."""
     (checkpoint,) = (initial / CHECKPOINTS).iterdir()
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]

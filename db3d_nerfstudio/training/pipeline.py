@@ -14,14 +14,14 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
 
-from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
+from db3d_nerfstudio.nerf.model import DreamBooth3DModel, DreamBooth3DModelConfig
 from db3d_nerfstudio.results.film import make_ffmpeg_findable
 from db3d_nerfstudio.run.config import RunConfig
 from db3d_nerfstudio.run.interventions import Interventions
 from db3d_nerfstudio.run.manifest import describe
 from db3d_nerfstudio.run.record import RunRecord
 from db3d_nerfstudio.training.context import RunContext
-from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
+from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManager, DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.runner import PhaseRunner
 from db3d_nerfstudio.training.tasks import contents, run_tasks
@@ -91,8 +91,8 @@ class DreamBooth3DPipeline(VanillaPipeline):
         """The callback of the phases comes first, so that others find the model in the state of the step."""
         loop = cast(TrainingLoop, training_callback_attributes.trainer)
         self.context = self._make_context(loop)
-        self.model.distillation.context = self.context.unlocked
-        self.model.distillation.identifier = self.config.phases.identifier
+        distillation = self.context.model.distillation
+        distillation.context, distillation.identifier = self.context.unlocked, self.config.phases.identifier
         self.viewer_panel.follow(self.context)
         runner = PhaseRunner(self.config.phases, self.context)
         before, after, at_end = (
@@ -113,11 +113,11 @@ class DreamBooth3DPipeline(VanillaPipeline):
         phases, model, run = self.config.phases, self.config.model, loop.config.run_folder()
         tasks = run_tasks(phases, self.config.datamanager.dataparser.num_views)
         return RunContext(
-            model=self.model,
-            datamanager=self.datamanager,
+            model=cast(DreamBooth3DModel, self.model),
+            datamanager=cast(DreamBooth3DDataManager, self.datamanager),
             optimizers=loop.optimizers,
             record=RunRecord(run, describe(loop.config, contents(phases)), tasks, phases.total_steps()),
-            interventions=Interventions(run, model.prompt, model.sds.guidance_scale),
+            interventions=Interventions(run, model.prompt or "", model.sds.guidance_scale),
             folder=run,
             seed=loop.config.machine.seed,
             save=loop.save_checkpoint,

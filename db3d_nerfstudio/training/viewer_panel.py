@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import viser
 import viser.transforms
@@ -22,9 +24,12 @@ from PIL import Image
 from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import data_uri, tiled
+from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.photos import load_photo, photo_paths
 from db3d_nerfstudio.run.progress import Event, RunProgress, time_left
 from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManager
+from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.phases import PhaseName
 
 if TYPE_CHECKING:
@@ -57,9 +62,11 @@ class ViewerPanel(ViewerControl):
         wanted, host, port = viewer.config.websocket_port, viewer.config.websocket_host, self.viser_server.get_port()
         if len(viewer.viewer_info) == 1 and " or http" not in viewer.viewer_info[0]:  # It is not shared.
             viewer.viewer_info = [address_line(host, port, wanted)]
-        views = viewer.pipeline.datamanager.config.dataparser.pseudo_views
+        self._datamanager = cast(DreamBooth3DDataManager, viewer.pipeline.datamanager)
+        data = self._datamanager.config
+        views = data.dataparser.pseudo_views
         self._run = viewer.log_filename.parent if views is None else views.parent
-        self._look_from_the_front()
+        self._look_from_the_front(data.dataparser)
         gui = self.viser_server.gui
         with gui.add_folder("DreamBooth3D", order=-1):
             self._status = gui.add_markdown("Setting up." if viewer.trainer else f"**{self._run.name}**")
@@ -70,19 +77,19 @@ class ViewerPanel(ViewerControl):
             for name in ("Photos", "DreamBooth samples", "Pseudo views (render | translated)"):
                 with gui.add_folder(name):
                     self._pictures[name] = gui.add_markdown(NOTHING_YET, image_root=self._run)
-        self._show_photos(viewer.pipeline.datamanager.config.data)
+        self._show_photos(data.data)
         self._show_pictures()
 
     def follow(self, context: RunContext) -> None:
         """Show the run's progress, and pass it the user's requests; does nothing without a viewer."""
         if self.viewer is not None:
             self._context = context
-            context.record.progress.listeners.append(self._on_progress)
+            context.record.progress.listeners.append(partial(self._on_progress, self.viewer, context))
 
     # What can be changed.
 
     def _add_controls(self, viewer: Viewer) -> None:
-        gui, model = self.viser_server.gui, viewer.pipeline.model.config
+        gui, model = self.viser_server.gui, cast(DreamBooth3DModelConfig, viewer.pipeline.model.config)
         self._prompt = gui.add_text("Prompt", model.prompt or "", hint="The prompt of score distillation")
         self._scale = gui.add_number("Guidance scale", float(model.sds.guidance_scale), min=0.0, step=0.5)
         apply = gui.add_button("Use these from the next step on", hint="The prompt is embedded again before that step")
@@ -106,20 +113,23 @@ class ViewerPanel(ViewerControl):
 
     # What is shown.
 
-    def _on_progress(self, progress: RunProgress, event: Event) -> None:
+    def _on_progress(self, viewer: Viewer, context: RunContext, progress: RunProgress, event: Event) -> None:
         if event == "update" and time.monotonic() < self._updated + SECONDS_BETWEEN_UPDATES:
             return
         self._updated = time.monotonic()
         task = progress.present
         if event == "begin":
-            self._draw_cameras(with_images=task.kind == "final NeRF")
+            if task.kind == "final NeRF":
+                self._show_pseudo_views(viewer, "paused" if context.paused() else "training")
+            else:
+                self._draw_cameras(viewer)
         loss = "" if progress.loss is None else f", loss {progress.loss:.4f}"
         self._status.content = (
             f"**Stage {task.stage}**\n\n{task.name}: {progress.done} of {task.total}{loss}\n\n{time_left(progress)}"
         )
         self._bar.value = min(100.0, 100 * progress.done / task.total)
         self._end.disabled = task.kind not in PHASES
-        self._answer.content = self._context.interventions.answer
+        self._answer.content = context.interventions.answer
         self._show_pictures()
 
     def _show_photos(self, folder: Path | None) -> None:
@@ -138,9 +148,9 @@ class ViewerPanel(ViewerControl):
         pairs, views = "Pseudo views (render | translated)", "pseudo_views*/contact_sheet.png"
         self._show_newest(pairs, views, lambda sheet: tiled(render_and_translation(sheet), columns=4))
 
-    def _show_newest(self, name: str, pattern: str, arrange) -> None:
+    def _show_newest(self, name: str, pattern: str, arrange: Callable[[Image.Image], Image.Image]) -> None:
         files = {file: file.stat().st_mtime for file in self._run.glob(pattern)}
-        newest = max(files, key=files.get, default=None)
+        newest = max(files, key=lambda file: files[file], default=None)
         if newest is None or self._shown.get(name) == files[newest]:
             return
         try:
@@ -152,9 +162,8 @@ class ViewerPanel(ViewerControl):
 
     # The scene.
 
-    def _look_from_the_front(self) -> None:
+    def _look_from_the_front(self, orbit: DreamBooth3DDataParserConfig) -> None:
         """Start behind the orbit's first cameras, between two of them; viser's default is inside the object."""
-        orbit = self.viewer.pipeline.datamanager.config.dataparser
         start = orbit_cameras(
             1, orbit.elevation + 5.0, START_BEHIND * orbit.radius, orbit.fov, 1, 180 / orbit.num_views
         )
@@ -167,17 +176,19 @@ class ViewerPanel(ViewerControl):
             client.camera.look_at = (0.0, 0.0, 0.0)
             client.camera.fov = math.radians(orbit.fov)
 
-    def _draw_cameras(self, with_images: bool) -> None:
-        """Replace nerfstudio's training cameras: with the pseudo views as soon as there are any, before without."""
-        viewer, datamanager = self.viewer, self.viewer.pipeline.datamanager
-        if with_images:
-            viewer.init_scene(datamanager.train_dataset, viewer.trainer.training_state, datamanager.eval_dataset)
-            return
-        for i, pose in enumerate(datamanager.train_dataset.cameras.camera_to_worlds.cpu().numpy()):
+    def _show_pseudo_views(self, viewer: Viewer, state: Literal["training", "paused"]) -> None:
+        """Replace the cameras by ones with the pseudo views in them."""
+        data = self._datamanager
+        viewer.init_scene(data.train_dataset, state, data.eval_dataset)
+
+    def _draw_cameras(self, viewer: Viewer) -> None:
+        """Replace nerfstudio's training cameras, whose pictures are not made yet, by ones without."""
+        data = self._datamanager
+        for i, pose in enumerate(data.train_dataset.cameras.camera_to_worlds.cpu().numpy()):
             turned = viser.transforms.SO3.from_matrix(pose[:, :3]) @ viser.transforms.SO3.from_x_radians(math.pi)
             viewer.camera_handles[i] = self.viser_server.scene.add_camera_frustum(
                 f"/cameras/camera_{i:05d}",
-                fov=math.radians(datamanager.config.dataparser.fov),
+                fov=math.radians(data.config.dataparser.fov),
                 aspect=1.0,
                 scale=viewer.config.camera_frustum_scale,
                 wxyz=turned.wxyz,

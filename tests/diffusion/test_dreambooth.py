@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import GaussianGuide, GaussianGuideConfig, tiny_toybox_folder
+from tiny import GaussianGuide, GaussianGuideConfig
 from torch import Tensor
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, finetune, noise_weights
@@ -19,16 +19,6 @@ from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 
 SUBJECT, CLASS = "a photo of a sks dog", "a photo of a dog"
 QUICK = DreamBoothConfig()
-
-
-@pytest.fixture(scope="module")
-def toybox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_toybox_folder(tmp_path_factory.mktemp("toybox"))
-
-
-@pytest.fixture
-def toybox(toybox_folder: Path) -> ToyboxGuide:
-    return ToyboxGuideConfig(model=toybox_folder).setup()
 
 
 def images(value: float, num: int = 2, resolution: int = 16) -> Tensor:

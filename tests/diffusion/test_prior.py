@@ -20,16 +20,6 @@ CLASS = "a photo of a dog"
 QUICK = DreamBoothConfig(num_class_images=3, class_sampling=SamplingConfig(2, 4.0))
 
 
-@pytest.fixture(scope="module")
-def toybox_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_toybox_folder(tmp_path_factory.mktemp("toybox"))
-
-
-@pytest.fixture
-def toybox(toybox_folder: Path) -> ToyboxGuide:
-    return ToyboxGuideConfig(model=toybox_folder).setup()
-
-
 def sampled(
     guide: DiffusionGuide, path: Path, config: DreamBoothConfig = QUICK, prompt: str = CLASS
 ) -> tuple[Tensor, int]:

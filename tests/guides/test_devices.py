@@ -22,46 +22,9 @@ from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
+from db3d_nerfstudio.guides.unet.skeleton import SHAPES
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
-UNETS: dict[str, dict[str, Any]] = {
-    "sd15": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-    "sdxl": {
-        "sample_size": 128,
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "attention_head_dim": (5, 10, 20),
-        "use_linear_projection": True,
-        "cross_attention_dim": 2048,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-    },
-    "if": {
-        "sample_size": 64,
-        "in_channels": 3,
-        "out_channels": 6,
-        "block_out_channels": (704, 1408, 2112, 2816),
-        "down_block_types": ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
-        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-        "up_block_types": (*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
-        "cross_attention_dim": 2816,
-        "encoder_hid_dim": 4096,
-        "attention_head_dim": 64,
-        "addition_embed_type": "text",
-        "addition_embed_type_num_heads": 64,
-        "cross_attention_norm": "group_norm",
-        "resnet_time_scale_shift": "scale_shift",
-        "act_fn": "gelu",
-    },
-}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 4,
-}
 CONFIGS = {"sd15": StableDiffusionGuideConfig, "sdxl": SDXLGuideConfig, "if": DeepFloydGuideConfig}
 TEXT = {"sd15": (77, 768), "sdxl": (78, 2048), "if": (77, 4096)}
 
@@ -74,9 +37,10 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
     def read(self: DiffusersGuide, part: type, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         if part is DDPMScheduler:
             return DDPMScheduler()
-        config = {UNet2DConditionModel: UNETS[family], AutoencoderKL: VAE}[part]
+        unet = SHAPES[family]["unet"] | {"transformer_layers_per_block": 1}
+        shape = {UNet2DConditionModel: unet, AutoencoderKL: SHAPES["sd15"]["vae"]}[part]
         with torch.device("meta"):
-            return part(layers_per_block=1, **config).to(dtype)
+            return part(**shape | {"layers_per_block": 1}).to(dtype)
 
     with pytest.MonkeyPatch.context() as patch:
         unasked = {  # What a model is was never written down here, and fake values answer no question.
@@ -128,7 +92,7 @@ def guidance(family: str, guide: DiffusersGuide) -> Tensor:
         return guided_noise(guide, add_noise(guide, z, t, torch.empty_like(z)), t, conditioning, 7.5, rescale=0.5)
 
 
-@pytest.mark.parametrize("family", UNETS)
+@pytest.mark.parametrize("family", SHAPES)
 def test_guidance_and_decoding(family: str) -> None:
     with fake_guide(family, tuning="lora") as guide:
         eps = guidance(family, guide)
@@ -174,7 +138,7 @@ def test_planted_mistakes_are_found(family: str, mistake: Callable[[DiffusersGui
 
 
 @pytest.mark.parametrize("home", ["meta", "cpu"])
-@pytest.mark.parametrize("family", UNETS)
+@pytest.mark.parametrize("family", SHAPES)
 def test_gradient_of_distillation_returns_to_the_render(family: str, home: str) -> None:
     """Even where the NeRF lives on another device than the guide."""
     with fake_guide(family, tuning="lora") as guide:

@@ -28,9 +28,9 @@ def file_of(path: Path, **shapes: tuple[int, ...]) -> Path:
         ("flux-Q4.gguf", "GGUF.*take the model as .safetensors"),
         ("model.onnx", "ONNX"),
         ("model.zip", "unpack it"),
-        ("readme.txt", "is no model: give a folder"),
-        ("empty.safetensors", "no .safetensors file, or cut off"),
-        ("EMPTY.SAFETENSORS", "no .safetensors file, or cut off"),
+        ("readme.txt", "is not a model: give a folder"),
+        ("empty.safetensors", "not a .safetensors file, or is cut off"),
+        ("EMPTY.SAFETENSORS", "not a .safetensors file, or is cut off"),
     ],
 )
 def test_files_in_other_formats(tmp_path: Path, name: str, said: str) -> None:
@@ -45,8 +45,8 @@ def test_files_in_other_formats(tmp_path: Path, name: str, said: str) -> None:
         ({"conditioner.embedders.0.x": (1,)}, "a model of SDXL: use dreambooth3d-sdxl, or the guide sdxl"),
         ({"model.diffusion_model.joint_blocks.0.x": (1,)}, "Stable Diffusion 3"),
         ({"double_blocks.0.x": (1,)}, "Flux"),
-        ({"lora_unet_down_blocks_0.lora_down.weight": (1,)}, "a LoRA and no whole model"),
-        ({"unet.to_k.lora_A.weight": (1,)}, "a LoRA and no whole model"),
+        ({"lora_unet_down_blocks_0.lora_down.weight": (1,)}, "a LoRA, not a whole model"),
+        ({"unet.to_k.lora_A.weight": (1,)}, "a LoRA, not a whole model"),
         ({TEXT: (1,), ENTRY: (320, 9, 3, 3)}, "takes 9 channels, not 4, it is for inpainting"),
         ({TEXT: (1,), ENTRY: (320, 8, 3, 3)}, "takes 8 channels.*InstructPix2Pix"),
     ],
@@ -94,13 +94,13 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "v1-5.ckpt").touch()
     assert "not in diffusers' layout, but has v1-5.ckpt: give a file" in said()
     (tmp_path / "pytorch_lora_weights.safetensors").touch()
-    assert "is a LoRA and no whole model" in said()
+    assert "is a LoRA, not a whole model" in said()
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
     assert "is a StableDiffusion3 model, which this guide does not read" in said()
     snapshot = tmp_path / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").touch()
-    assert f"is no model, but {snapshot} is: give that folder" in said()
+    assert f"is not a model, but {snapshot} is: give that folder" in said()
     for folder in FOLDERS:
         (tmp_path / folder).mkdir()
     check_folder(tmp_path, FOLDERS)

@@ -13,6 +13,7 @@ Ray (https://www.ray.io) schedules the cells. Finished cells are kept, and inter
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -178,11 +179,12 @@ def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Re
     os.environ.setdefault("RAY_agent_register_timeout_ms", "300000")
     try:
         import ray
+        from ray.exceptions import RayError, RayTaskError
     except ImportError:
         raise UserError('the benchmark needs Ray: pip install "db3d_nerfstudio[benchmark]"') from None
-    own = {"include_dashboard": False} if config.address == "local" else {}  # A cluster has its own settings.
+    dashboard = False if config.address == "local" else None  # A cluster has its own setting.
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level="error", **own)
+        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except Exception as error:  # Ray raises no narrower one.
         raise UserError(
             f"Ray did not start ({error}): it gives up after 30 seconds, which may be too few on a busy machine. "
@@ -195,9 +197,9 @@ def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Re
             for done in ray.wait(list(running))[0]:
                 try:
                     outcome = ray.get(done)
-                except ray.exceptions.RayTaskError as error:
+                except RayTaskError as error:
                     outcome = str(error.cause)
-                except ray.exceptions.RayError as error:
+                except RayError as error:
                     outcome = " ".join(str(error).split())
                 finished(running.pop(done), outcome)
     finally:

@@ -24,7 +24,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.oracles import TRUTH
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, METRICS
-from db3d_nerfstudio.workspace import compare, publish
+from db3d_nerfstudio.workspace import compare, write_json
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.training.phases import PhasesConfig
@@ -177,9 +177,7 @@ def run_job(job: Job) -> dict[str, Any]:
     if not result.exists():
         call(job.train, job)
         call(job.evaluate, job)
-        scratch = result.with_suffix(".tmp")
-        scratch.write_text(json.dumps(record_of(job), indent=2) + "\n", "utf8")
-        publish(scratch, result)
+        write_json(result, record_of(job))
     return json.loads(result.read_text("utf8"))
 
 

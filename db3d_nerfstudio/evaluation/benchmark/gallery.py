@@ -30,7 +30,7 @@ def cut(sheet: Image.Image, stages: Sequence[str]) -> dict[str, Image.Image]:
     rows = [name for stage in stages for name in (stage, "")]
     if sheet.height // size > len(rows):
         rows.insert(0, "truth")
-    strips = {}
+    strips: dict[str, Image.Image] = {}
     for row, name in enumerate(rows):
         if name:
             strips[name] = Image.new("RGB", (len(SIDES) * size, size))

@@ -131,7 +131,7 @@ def dreambooth_subjects(root: Path) -> list[BenchmarkSubject]:
         raise UserError(f"{root} has no {CATALOGUE}: give a folder in the layout of google/dreambooth's dataset/")
     catalogue = read_catalogue((root / CATALOGUE).read_text("utf8"))
     nouns = sorted(set(catalogue.classes.values()))
-    subjects = []
+    subjects: list[BenchmarkSubject] = []
     for name, class_noun in catalogue.classes.items():
         if not (root / name).is_dir():
             continue

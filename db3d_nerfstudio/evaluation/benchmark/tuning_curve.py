@@ -174,6 +174,8 @@ def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) 
     from db3d_nerfstudio.toybox.scene import Studio
     from db3d_nerfstudio.toybox.subjects import make_subject
 
+    if toy.toy is None:
+        raise ValueError(f"{toy.name} is not a toy, so its true views are not known")
     images, masks = photograph_truth(Studio(make_subject(toy.toy, toy.class_noun)), every=2)
     _, views = evaluation_orbit(guide.resolution, NUM_VIEWS // 2)
     z = guide.encode(images.permute(0, 3, 1, 2).to(guide.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -67,19 +68,19 @@ def measure(renders: Renders, reference: Reference) -> tuple[dict[str, float], P
         metrics |= _sides([VIEW_NAMES[index] for index in said], renders)
     for encoder in reference.encoders:
         own = _likeness(encoder, renders, reference)
-        if encoder.texts is not None:
-            own |= _words(encoder, renders, reference)
+        texts = encoder.texts
+        if texts is not None:
+            own |= _words(encoder.images, texts, renders, reference)
             if reference.judge is None:
-                views = encoder.texts(list(view_prompts(reference.prompt).values()))
+                views = texts(list(view_prompts(reference.prompt).values()))
                 own |= _sides(janus.zero_shot_views(encoder.images(renders.albedo), views), renders)
         if truth is not None:
             own["truth"] = float((encoder.images(renders.albedo) * encoder.images(truth)).sum(-1).mean())
         metrics |= {f"{encoder.name} {name}": value for name, value in own.items()}
-    if reference.photos is not None and reference.photos.masks is not None:
-        shown = bool((renders.masks > 0.5).any())  # Nothing has no colour.
-        photos = reference.photos
-        if shown:
-            metrics["over_saturation"] = over_saturation(renders.lambertian, renders.masks, photos.images, photos.masks)
+    photos = reference.photos
+    shown = bool((renders.masks > 0.5).any())  # Nothing has no colour.
+    if shown and photos is not None and photos.masks is not None:
+        metrics["over_saturation"] = over_saturation(renders.lambertian, renders.masks, photos.images, photos.masks)
     return metrics, truth
 
 
@@ -92,13 +93,18 @@ def _sides(said: list[str], renders: Renders) -> dict[str, float]:
     }
 
 
-def _words(encoder: Encoder, renders: Renders, reference: Reference) -> dict[str, float]:
-    """R-precision of the three kinds of rendering, and CLIP-T."""
-    own = {"t": mean_to_prompt(encoder.images(renders.albedo), encoder.texts([reference.prompt])[0])}
+def _words(
+    images_of: Callable[[Tensor], Tensor],
+    texts_of: Callable[[list[str]], Tensor],
+    renders: Renders,
+    reference: Reference,
+) -> dict[str, float]:
+    """R-precision of the three kinds of rendering, and CLIP-T, by the two towers of an encoder."""
+    own = {"t": mean_to_prompt(images_of(renders.albedo), texts_of([reference.prompt])[0])}
     if reference.pool:
-        pool, true = encoder.texts(reference.pool), reference.pool.index(reference.prompt)
+        pool, true = texts_of(reference.pool), reference.pool.index(reference.prompt)
         kinds = {"": renders.albedo, " lambertian": renders.lambertian, " textureless": renders.textureless}
-        own |= {f"r_precision{name}": r_precision(encoder.images(images), pool, true) for name, images in kinds.items()}
+        own |= {f"r_precision{name}": r_precision(images_of(images), pool, true) for name, images in kinds.items()}
     return own
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import Scheduler
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
-
-if TYPE_CHECKING:
-    from diffusers import SchedulerMixin
 
 MAX_TOKENS = 77
 """How many tokens of a prompt IF reads."""
@@ -78,12 +76,14 @@ class DeepFloydGuide(DiffusersGuide):
         ).to(self.device)
         return self.text_encoder(words.input_ids, attention_mask=words.attention_mask).last_hidden_state.float()
 
-    def sampler(self, steps: int) -> SchedulerMixin:
+    def sampler(self, steps: int) -> Scheduler:
         """IF's own: ancestral, with dynamic thresholding and a fixed variance, as the network's is not kept."""
         from diffusers import DDPMScheduler
 
-        changes = {"variance_type": "fixed_small", "prediction_type": "epsilon", "timestep_spacing": "trailing"}
-        scheduler = DDPMScheduler.from_config(self._schedule, **changes)
+        scheduler = DDPMScheduler.from_config(
+            self._schedule, variance_type="fixed_small", prediction_type="epsilon", timestep_spacing="trailing"
+        )
+        scheduler = cast(DDPMScheduler, scheduler)  # Not the pair that `return_unused_kwargs` gives.
         scheduler.set_timesteps(steps, device=self.device)
         return scheduler
 

@@ -13,10 +13,10 @@ Attention is PyTorch's scaled_dot_product_attention, diffusers' default, which n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -30,6 +30,9 @@ from db3d_nerfstudio.guides.record import check_base, write_record
 from db3d_nerfstudio.guides.source import check_schedule, check_source, read_config, read_part
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.tuning.prepare import prepare_tuning
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class DiffusersGuide(DiffusionGuide):
@@ -69,7 +72,7 @@ class DiffusersGuide(DiffusionGuide):
         self.unet = self._read(UNet2DConditionModel, "unet", dtype=self._unet_dtype)
         self._embeddings: dict[str, Float[Tensor, "n d"]] = {}
         self._text_digest: str | None = None
-        self._text: dict[str, nn.Module] = {}
+        self._text: dict[str, PreTrainedModel] = {}
         if config.text_encoder_memory != "free":
             self._text = self._read_text_encoders()
         if config.moves_text and config.text_encoder_memory != "keep":
@@ -81,7 +84,7 @@ class DiffusersGuide(DiffusionGuide):
         self.unet.to(self.device, memory_format=torch.channels_last)
         if config.text_encoder_memory == "keep":
             for module in self._text.values():
-                module.to(self.device)
+                move(module, self.device)
 
     def _unpacked(self, source: str) -> str:
         """The source as a folder, where it is a file that this guide can unpack."""
@@ -108,12 +111,12 @@ class DiffusersGuide(DiffusionGuide):
 
         return {"text_encoder": CLIPTextModel}
 
-    def _read_text_encoders(self) -> dict[str, nn.Module]:
+    def _read_text_encoders(self) -> dict[str, PreTrainedModel]:
         classes = self._text_encoder_classes()
         return {name: self._read(part, name, dtype=self._text_dtype) for name, part in classes.items()}
 
     @property
-    def text_encoder(self) -> nn.Module:
+    def text_encoder(self) -> PreTrainedModel:
         """The (first) text encoder."""
         return self._text["text_encoder"]
 
@@ -158,7 +161,7 @@ class DiffusersGuide(DiffusionGuide):
         if not self._text:
             self._text = {name: m.eval().requires_grad_(False) for name, m in self._read_text_encoders().items()}
         for module in self._text.values():
-            module.to(self.device)
+            move(module, self.device)
         if self._text_digest is None:
             self._text_digest = digest(_named_parameters(self._text))
         yield
@@ -221,7 +224,12 @@ class DiffusersGuide(DiffusionGuide):
         return f"{digest(_named_parameters(others))}-{self._text_digest}"
 
 
-def _named_parameters(modules: dict[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+def move(module: nn.Module, device: torch.device) -> None:
+    """`module.to(device)`, which has lost its types in the classes of diffusers and transformers."""
+    module.to(device)
+
+
+def _named_parameters(modules: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
     for name, module in modules.items():
         for key, tensor in module.named_parameters():
             yield f"{name}.{key}", tensor

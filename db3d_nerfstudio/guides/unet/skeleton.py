@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from unittest import mock
 
 import torch
@@ -20,6 +20,9 @@ from db3d_nerfstudio.guides.source import read_config
 from db3d_nerfstudio.guides.unet import guide
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 Config = TypeVar("Config", bound=DiffusersGuideConfig)
 Shapes = Mapping[str, dict[str, Any]]
@@ -95,6 +98,7 @@ class Skeleton(DiffusersGuide):
     """Goes before a guide's class and reads nothing but configurations."""
 
     shapes: Shapes | None
+    _vae_dtype: torch.dtype  # Of guides with a VAE.
 
     def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
         # What a model is was checked where it was chosen; device and schedule may be fake.
@@ -109,10 +113,11 @@ class Skeleton(DiffusersGuide):
             super().__init__(config, device)
         self._text_digest = ""  # Of random weights: nothing is cached by it.
 
-    def _read(self, part: type, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
+    def _read(self, part: Any, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         shape = self._read_config(part, folder)
         if not issubclass(part, nn.Module):
             return part.from_config(shape)
+        part = cast(Any, part)
         waits = hasattr(part, "config_class") and self.config.text_encoder_memory == "offload"
         with torch.device("cpu" if waits else self.device), _default_dtype(dtype):
             if hasattr(part, "config_class"):  # transformers'
@@ -126,14 +131,14 @@ class Skeleton(DiffusersGuide):
             return part.config_class.from_pretrained(self.source, subfolder=folder).to_dict()
         return read_config(part, self.source, folder or None)
 
-    def _read_vae(self) -> nn.Module:
+    def _read_vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL
 
         other = getattr(self.config, "vae", None)
         if other is None or self.shapes is not None:
             return self._read(AutoencoderKL, "vae", dtype=self._vae_dtype)
         with torch.device(self.device), _default_dtype(self._vae_dtype):
-            return AutoencoderKL.from_config(read_config(AutoencoderKL, other, None))
+            return cast(AutoencoderKL, AutoencoderKL.from_config(read_config(AutoencoderKL, other, None)))
 
     def _read_tokenizer(self, folder: str) -> NoWords:
         return NoWords()

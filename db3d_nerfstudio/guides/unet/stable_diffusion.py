@@ -11,13 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.kinds import check_file
+from db3d_nerfstudio.guides.kinds import Family, check_file
 from db3d_nerfstudio.guides.source import read_part, unpacked
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
+from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, move, resize
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoencoderKL, DiffusionPipeline
 
 
 @dataclass
@@ -43,7 +43,7 @@ class StableDiffusionGuide(DiffusersGuide):
     """A UNet over the latents of a VAE. The safety checker is not loaded, as it is not made for unfinished shapes."""
 
     config: StableDiffusionGuideConfig
-    family = "Stable Diffusion"
+    family: Family = "Stable Diffusion"
     folders = (*DiffusersGuide.folders, "vae")
     learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
 
@@ -51,23 +51,25 @@ class StableDiffusionGuide(DiffusersGuide):
         super().__init__(config, device)
         self._vae_dtype = getattr(torch, config.vae_dtype)
         self.vae = self._read_vae()
-        if self._vae_dtype == torch.float16 and self.vae.config.force_upcast:
+        shape = self.vae.config
+        channels = shape["latent_channels"]
+        if self._vae_dtype == torch.float16 and shape["force_upcast"]:
             raise UserError(
                 f"The VAE of {config.vae or self.source} may overflow in float16, or does not claim otherwise: set "
                 "vae_dtype to bfloat16 or float32, or vae to one made for float16 (madebyollin/sdxl-vae-fp16-fix)."
             )
-        if self.vae.config.latent_channels != self.unet.config.in_channels:
+        if channels != self.unet.config.in_channels:
             raise UserError(
-                f"The VAE of {config.vae or self.source} has {self.vae.config.latent_channels} channels, the UNet "
+                f"The VAE of {config.vae or self.source} has {channels} channels, the UNet "
                 f"takes {self.unet.config.in_channels}: set vae to one of this model."
             )
-        self.vae.eval().requires_grad_(False).to(self.device)
+        move(self.vae.eval().requires_grad_(False), self.device)
         self.vae.enable_slicing()  # Image by image: a batch at once needs more memory than all the rest.
         if config.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         side = self.unet.config.sample_size
-        self.resolution = side * 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self.z_shape = self.vae.config.latent_channels, side, side
+        self.resolution = side * 2 ** (len(shape["block_out_channels"]) - 1)
+        self.z_shape = channels, side, side
 
     def _unpacked(self, source: str) -> str:
         file = Path(source).expanduser()
@@ -83,7 +85,7 @@ class StableDiffusionGuide(DiffusersGuide):
 
         return StableDiffusionPipeline, {"safety_checker": None, "feature_extractor": None}
 
-    def _read_vae(self) -> nn.Module:
+    def _read_vae(self) -> AutoencoderKL:
         from diffusers import AutoencoderKL
 
         if self.config.vae is None:
@@ -96,8 +98,8 @@ class StableDiffusionGuide(DiffusersGuide):
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
         rgb = resize(rgb, self.resolution) * 2 - 1
         # The posterior's mode: its spread is far below the noise that is added next, and one image gives one z.
-        return self.vae.encode(rgb.to(self._vae_dtype)).latent_dist.mode().float() * self.vae.config.scaling_factor
+        return self.vae.encode(rgb.to(self._vae_dtype))[0].mode().float() * self.vae.config["scaling_factor"]
 
     def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
-        rgb = self.vae.decode((z / self.vae.config.scaling_factor).to(self._vae_dtype)).sample.float()
+        rgb = self.vae.decode((z / self.vae.config["scaling_factor"]).to(self._vae_dtype))[0].float()
         return (rgb / 2 + 0.5).clamp(0, 1)

@@ -167,7 +167,7 @@ def test_an_adapter_that_does_not_fit_names_the_setting(guide, model: Path, tmp_
 
 def test_other_methods_and_several_files_are_named(tmp_path: Path) -> None:
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(UserError, match=r"a.safetensors is no plain LoRA \(it has lora_unet_x.hada_w1_a\)"):
+    with pytest.raises(UserError, match=r"a.safetensors is not a plain LoRA \(it has lora_unet_x.hada_w1_a\)"):
         read_adapter(tmp_path)
     save_file({"lora_unet_x.hada_w1_a": torch.zeros(1)}, tmp_path / "b.safetensors")
     with pytest.raises(UserError, match=r"several adapters \(a.safetensors, b.safetensors\): name one"):

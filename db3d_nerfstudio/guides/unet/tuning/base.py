@@ -1,18 +1,27 @@
 """The interface of every way of tuning."""
 
+from __future__ import annotations
+
 import abc
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import PreTrainedModel
+
+    Network = UNet2DConditionModel | PreTrainedModel
+    """What can be tuned: a UNet, or a text encoder."""
 
 
 class Tuning(abc.ABC):
     """A way of tuning networks: made from frozen networks, it unfreezes what may be trained."""
 
-    modules: dict[str, nn.Module]
+    modules: Mapping[str, Network]
     """The networks with something to train, by the names of their folders."""
     can_forget: bool = True
     """Whether the images of other prompts may change."""

@@ -1,21 +1,25 @@
 """All weights of the networks, kept in the folders that diffusers' `from_pretrained` reads."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import digest
 from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
 
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.unet.tuning.base import Network
+
 
 class FullTuning(Tuning):
     """All weights."""
 
-    def __init__(self, modules: dict[str, nn.Module], read_base: Callable[..., Any]) -> None:
+    def __init__(self, modules: dict[str, Network], read_base: Callable[..., Any]) -> None:
         self.modules, self._read_base = modules, read_base
         for module in modules.values():
             module.requires_grad_(True)

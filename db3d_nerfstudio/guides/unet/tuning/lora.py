@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,10 @@ from torch import Tensor, nn
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.tuning.base import Tuning
-from db3d_nerfstudio.guides.unet.tuning.lora_file import Adapter, read_adapter, write_adapter
+from db3d_nerfstudio.guides.unet.tuning.lora_file import Adapter, adapter_config, read_adapter, write_adapter
+
+if TYPE_CHECKING:
+    from db3d_nerfstudio.guides.unet.tuning.base import Network
 
 ATTENTION = {
     "unet": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
@@ -24,7 +28,7 @@ ATTENTION = {
 class LoraTuning(Tuning):
     """Low-rank"""
 
-    def __init__(self, modules: dict[str, nn.Module], config: DiffusersGuideConfig) -> None:
+    def __init__(self, modules: Mapping[str, Network], config: DiffusersGuideConfig) -> None:
         self.modules, self._base = modules, config.source
         alpha = float(config.lora_rank) if config.lora_alpha is None else config.lora_alpha
         for name, module in modules.items():
@@ -56,7 +60,7 @@ class LoraTuning(Tuning):
                 module.enable_adapters()
 
 
-def lora_layers(name: str, module: nn.Module, targets: tuple[str, ...] | None) -> list[nn.Module]:
+def lora_layers(name: str, module: Network, targets: tuple[str, ...] | None) -> list[nn.Module]:
     """The layers of the network `name` that get an adapter; a target that matches no layer is an error.
 
     Args:
@@ -71,7 +75,7 @@ def lora_layers(name: str, module: nn.Module, targets: tuple[str, ...] | None) -
     return layers
 
 
-def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
+def add_adapter(name: str, module: Network, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
     """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that has no effect yet.
 
     One half of it starts random, always with the same values. Both are float32, whatever the frozen weights are.
@@ -82,7 +86,7 @@ def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: 
     lora_layers(name, module, targets)  # Raises where peft would ignore a target.
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (peft takes fractions, too)
         init_lora_weights="gaussian",
         target_modules=list(targets or ATTENTION[name]),
     )
@@ -94,7 +98,7 @@ def add_adapter(name: str, module: nn.Module, rank: int, alpha: float, targets: 
             parameter.data = parameter.data.float()
 
 
-def adapter_state(module: nn.Module) -> dict[str, Tensor]:
+def adapter_state(module: Network) -> dict[str, Tensor]:
     """The adapter's live tensors under the keys that diffusers uses in files.
 
     Its own training scripts' names cover attention layers only; where there are others, all get peft's names, because
@@ -108,13 +112,13 @@ def adapter_state(module: nn.Module) -> dict[str, Tensor]:
     return state if any(".lora_A." in key for key in renamed) else renamed
 
 
-def strength(module: nn.Module) -> float:
+def strength(module: Network) -> float:
     """What the adapter of a network is multiplied by."""
-    config = module.peft_config["default"]
+    config = adapter_config(module)
     return config.lora_alpha / config.r
 
 
-def save_adapters(modules: dict[str, nn.Module], base: str, path: Path) -> None:
+def save_adapters(modules: Mapping[str, Network], base: str, path: Path) -> None:
     """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`.
 
     Args:
@@ -127,7 +131,7 @@ def save_adapters(modules: dict[str, nn.Module], base: str, path: Path) -> None:
     write_adapter(modules, states, base, path)
 
 
-def load_adapters(modules: dict[str, nn.Module], path: Path) -> None:
+def load_adapters(modules: Mapping[str, Network], path: Path) -> None:
     """Copy the adapters in a folder or file into those of `modules`, which must change the same layers.
 
     Raises:

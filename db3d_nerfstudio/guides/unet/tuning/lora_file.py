@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from db3d_nerfstudio.guides.unet.tuning.base import Network
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -88,7 +94,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     odd = [key for key in tensors if not key.endswith((*_UP, *_DOWN, ".alpha"))]
     if odd or any(value for key, value in settings.items() if key.endswith("use_dora")):
         raise UserError(
-            f"{file} is no plain LoRA (it has {odd[0] if odd else 'DoRA'}): train one without LyCORIS or DoRA"
+            f"{file} is not a plain LoRA (it has {odd[0] if odd else 'DoRA'}): train one without LyCORIS or DoRA"
         )
     tensors = _folded(tensors)
     config = file.parent / PEFT_CONFIG
@@ -117,7 +123,7 @@ def _renamed(tensors: dict[str, Tensor], unet_config: Any) -> dict[str, Tensor]:
     from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 
     if all(key.startswith(_KOHYA) for key in tensors):
-        tensors, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet_config)
+        tensors = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet_config)[0]
     named = {}
     for key, value in tensors.items():
         key = key.removeprefix("base_model.model.")
@@ -141,7 +147,12 @@ def _strength(settings: dict[str, Any], name: str, rank: int) -> float:
     return alpha / (math.sqrt(rank) if settings.get(f"{network}.use_rslora") else rank)
 
 
-def write_adapter(modules: dict[str, nn.Module], states: dict[str, dict[str, Tensor]], base: str, path: Path) -> None:
+def adapter_config(module: Network) -> LoraConfig:
+    """The settings of a network's adapter."""
+    return cast(Any, module).peft_config["default"]  # peft sets it, and no class declares it.
+
+
+def write_adapter(modules: Mapping[str, Network], states: dict[str, dict[str, Tensor]], base: str, path: Path) -> None:
     """Write adapters of strength 1 into the folder `path`.
 
     Args:
@@ -158,7 +169,7 @@ def write_adapter(modules: dict[str, nn.Module], states: dict[str, dict[str, Ten
         layers[f"{name}_lora_layers"] = {
             key if key.startswith(prefix) else prefix + key: value.contiguous() for key, value in states[name].items()
         }
-        config = module.peft_config["default"].to_dict()
+        config = adapter_config(module).to_dict()
         changes = {"lora_alpha": config["r"], "base_model_name_or_path": base}
         settings[f"{name}_lora_adapter_metadata"] = config | changes
     StableDiffusionLoraLoaderMixin.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)

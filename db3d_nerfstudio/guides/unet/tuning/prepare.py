@@ -1,9 +1,9 @@
 """The way of tuning that a configuration asks for."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
@@ -12,11 +12,17 @@ from db3d_nerfstudio.guides.unet.tuning.full import FullTuning
 from db3d_nerfstudio.guides.unet.tuning.lora import LoraTuning
 from db3d_nerfstudio.guides.unet.tuning.word import WordTuning
 
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import PreTrainedModel
+
+    from db3d_nerfstudio.guides.unet.tuning.base import Network
+
 
 def prepare_tuning(
     config: DiffusersGuideConfig,
-    unet: nn.Module,
-    text_encoders: dict[str, nn.Module],
+    unet: UNet2DConditionModel,
+    text_encoders: dict[str, PreTrainedModel],
     tokenizer: Any,
     read_base: Callable[..., Any],
 ) -> Tuning:
@@ -33,7 +39,7 @@ def prepare_tuning(
         if len(text_encoders) != 1:
             raise UserError(f"{config.source} has several text encoders: set the guide's tuning to lora.")
         return WordTuning(text_encoders["text_encoder"], tokenizer, config.new_token, config.new_token_like)
-    tuned = {"unet": unet}
+    tuned: dict[str, Network] = {"unet": unet}
     if config.train_text_encoder:
         tuned["text_encoder"] = text_encoders["text_encoder"]
     return LoraTuning(tuned, config) if config.tuning == "lora" else FullTuning(tuned, read_base)

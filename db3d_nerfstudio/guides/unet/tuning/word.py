@@ -6,7 +6,7 @@ All weights stay as they were. The word is kept in the file that diffusers' `pip
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +27,7 @@ class WordTuning(Tuning):
 
     can_forget = False
 
-    def __init__(self, text_encoder: nn.Module, tokenizer: Any, word: str, like: str) -> None:
+    def __init__(self, text_encoder: PreTrainedModel, tokenizer: Any, word: str, like: str) -> None:
         self.modules, self._word = {"text_encoder": text_encoder}, word
         self._embedding = add_word(tokenizer, text_encoder, word, like)
 
@@ -66,15 +66,16 @@ def add_word(
         is_what = f"is {len(ids)}" if len(ids) != 1 else "is not in the vocabulary"
         raise UserError(f'A new word starts from one token, but "{like}" {is_what}: choose another new_token_like.')
     tokenizer.add_tokens(word)
-    table = text_encoder.get_input_embeddings()
-    extended = ExtendedEmbedding(table, tokenizer.convert_tokens_to_ids(word), table.weight[ids[0]])
+    table = cast(nn.Embedding, text_encoder.get_input_embeddings())
+    token = cast(int, tokenizer.convert_tokens_to_ids(word))  # A list has been given for a list alone.
+    extended = ExtendedEmbedding(table, token, table.weight[ids[0]])
     text_encoder.set_input_embeddings(extended)
     return extended
 
 
 def _unknown(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The token of unknown words; None if the tokenizer spells them out in letters."""
-    unknown = tokenizer.unk_token_id
+    unknown = cast(int | None, tokenizer.unk_token_id)
     return None if unknown == tokenizer.eos_token_id else unknown  # CLIP reuses EOS as UNK.
 
 
