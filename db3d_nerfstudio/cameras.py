@@ -4,6 +4,7 @@ The world: z is up, +x is the subject's front, azimuth 0 looks at the front and 
 All angles are in degrees, except inside functions of this file.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,7 +14,10 @@ from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from torch import Tensor
 
-__all__ = ["Views", "image_rays", "look_at", "orbit_cameras", "square_cameras", "wrap_degrees"]
+__all__ = ["Views", "image_rays", "look_at", "orbit_cameras", "spiral_cameras", "square_cameras", "wrap_degrees"]
+
+GOLDEN_ANGLE = 180 * (3 - 5**0.5)
+"""Degrees between neighbours on a spiral whose points are spread evenly."""
 
 Degrees = TypeVar("Degrees", float, Tensor)
 
@@ -45,6 +49,22 @@ def orbit_cameras(
     views = Views(
         elevation=torch.full((num,), float(elevation)),
         azimuth=wrap_degrees(azimuth),
+        radius=torch.full((num,), float(radius)),
+        fov=torch.full((num,), float(fov)),
+    )
+    zeros = torch.zeros(num, 3)
+    return square_cameras(look_at(views, zeros, zeros, zeros), views, resolution), views
+
+
+def spiral_cameras(
+    num: int, elevations: tuple[float, float], radius: float, fov: float, resolution: int
+) -> tuple[Cameras, Views]:
+    """Places `num` square cameras evenly, in area, on the sphere between two elevations, on a spiral from below."""
+    index = torch.arange(num, dtype=torch.float32)
+    low, high = (math.sin(math.radians(bound)) for bound in elevations)
+    views = Views(
+        elevation=torch.rad2deg(torch.asin(low + (high - low) * (index + 0.5) / num)),
+        azimuth=wrap_degrees(index * GOLDEN_ANGLE),
         radius=torch.full((num,), float(radius)),
         fov=torch.full((num,), float(fov)),
     )

@@ -2,7 +2,7 @@
 
 import torch
 
-from db3d_nerfstudio.cameras import image_rays, orbit_cameras
+from db3d_nerfstudio.cameras import image_rays, orbit_cameras, spiral_cameras
 
 
 def test_azimuth_zero_looks_at_the_front_and_grows_counter_clockwise():
@@ -27,3 +27,12 @@ def test_rays_come_image_by_image_and_row_by_row():
     # The four central rays enclose the origin.
     centre = torch.nn.functional.normalize(directions[:, 1:3, 1:3].mean((1, 2)), dim=-1)
     torch.testing.assert_close(centre, -cameras.camera_to_worlds[:, :, 2], atol=1e-6, rtol=0)
+
+
+def test_a_spiral_is_even_in_area():
+    _, views = spiral_cameras(64, (-30.0, 80.0), 3.0, 40.0, 4)
+    sines = torch.sin(torch.deg2rad(views.elevation))
+    assert -30 < views.elevation.min() and views.elevation.max() < 80
+    assert torch.allclose(sines.diff(), sines.diff()[:1].expand(63), atol=1e-5)
+    around = torch.histc(views.azimuth, 8, -180, 180)
+    assert around.min() >= 7 and around.max() <= 9

@@ -17,7 +17,7 @@ from db3d_nerfstudio.run.interventions import Interventions
 from db3d_nerfstudio.run.manifest import describe
 from db3d_nerfstudio.run.record import RunRecord
 from db3d_nerfstudio.training.context import RunContext
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
+from db3d_nerfstudio.training.phases import InitialPhaseConfig, NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline, DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.runner import PhaseRunner
 from db3d_nerfstudio.training.tasks import contents, run_tasks
@@ -30,7 +30,7 @@ START = 3
 def tiny_config(photos: Path | None, output: Path) -> DreamBooth3DTrainerConfig:
     """Three stages of a few steps each, as `ns-train` has them before it calls `set_timestamp`."""
     phases = PhasesConfig(
-        initial=NerfPhaseConfig(steps=START),
+        initial=InitialPhaseConfig(steps=START),
         final=NerfPhaseConfig(steps=4),
         pseudo_views=PseudoViewsConfig(guidance_scale=2.0, steps=4, chunk=2),
         dreambooth=DreamBoothConfig(num_class_images=2, class_sampling=SamplingConfig(2, 4.0)),

@@ -62,6 +62,16 @@ def front_half(tells_sides: bool) -> list[str]:
 
 
 @torch.no_grad()
+def caption_errors(
+    guide: DiffusionGuide, photo: Float[Tensor, "3 h w"], text: Float[Tensor, "c n d"], generator: torch.Generator
+) -> Float[Tensor, " c"]:
+    """The error of denoising a photo with each of the captions, over the mean of all captions' errors."""
+    z = guide.encode(photo[None].to(guide.device)).expand(len(text), -1, -1, -1)
+    errors = denoising_errors(guide, z, text, GUESS_LEVELS, generator)
+    return (errors / errors.mean(1, keepdim=True)).mean(0)
+
+
+@torch.no_grad()
 def guess_views(
     guide: DiffusionGuide, photos: Float[Tensor, "n 3 h w"], class_prompt: str, seed: int
 ) -> list[dict[str, float]]:
@@ -71,9 +81,7 @@ def guess_views(
     generator = torch.Generator().manual_seed(seed)
     guesses = []
     for photo in photos:
-        z = guide.encode(photo[None].to(guide.device)).expand(len(views), -1, -1, -1)
-        errors = denoising_errors(guide, z, text, GUESS_LEVELS, generator)
-        errors = (errors / errors.mean(1, keepdim=True)).mean(0)
+        errors = caption_errors(guide, photo, text, generator)
         shares = torch.softmax(-GUESS_SHARPNESS * errors, 0).tolist()
         guesses.append(dict(zip(views, shares, strict=True)))
     return guesses

@@ -169,7 +169,7 @@ class DreamBooth3DModel(Model):
         if image.shape[-1] == 4:
             background = torch.rand_like(image[:, :3])
             rgb = over(outputs["albedo"], outputs["accumulation"], background)
-            image = image[:, :3] * image[:, 3:] + (1 - image[:, 3:]) * background
+            image = _flattened(image, background)
         return F.l1_loss(rgb, image)
 
     def _guided_image(
@@ -194,7 +194,8 @@ class DreamBooth3DModel(Model):
         if "render" in outputs:
             metrics["samples_per_ray"] = torch.tensor(len(outputs["render"].samples.rays) / len(outputs["rgb"]))
         if "image" in batch:
-            metrics["psnr"] = _psnr(outputs["rgb"], batch["image"][..., :3].to(outputs["rgb"]))
+            rgb = outputs["rgb"]
+            metrics["psnr"] = _psnr(rgb, _flattened(batch["image"].to(rgb), self.background.color(rgb.device)))
         return metrics
 
     def get_rgba_image(self, outputs: dict[str, Tensor], output_name: str = "rgb") -> Float[Tensor, "*n 4"]:
@@ -221,6 +222,11 @@ class DreamBooth3DModel(Model):
         images = {"img": torch.cat([image, rgb], 1)}
         images |= {name: outputs[name].expand(-1, -1, 3) for name in ("accumulation", "normals")}
         return {"psnr": float(_psnr(rgb, image))}, images
+
+
+def _flattened(image: Float[Tensor, "n c"], background: Float[Tensor, "*m 3"]) -> Float[Tensor, "n 3"]:
+    """Pixels in front of a background, if they have an alpha channel."""
+    return image if image.shape[-1] == 3 else over(image[:, :3] * image[:, 3:], image[:, 3:], background)
 
 
 def _psnr(rgb: Tensor, image: Tensor) -> Float[Tensor, ""]:

@@ -56,6 +56,8 @@ class PhotographConfig:
     """Seed of the toy; by default the bundled toy."""
     class_noun: str | None = None
     """Kind of toy; by default the seed decides."""
+    mesh: Path | None = None
+    """File for its true mesh too, a GLB with colours at the vertices."""
 
 
 def main(config: PhotographConfig) -> None:
@@ -65,6 +67,8 @@ def main(config: PhotographConfig) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     for index, photo in enumerate(photograph(subject, seed)):
         photo.save(config.output / f"{index:02d}.png", optimize=True)
+    if config.mesh is not None:
+        config.mesh.write_bytes(subject.glb())
     prompt = f"a photo of a sks {subject.traits.class_noun}"
     print(f'ns-train dreambooth3d-toybox --data {config.output} --prompt "{prompt}"')
 

@@ -60,6 +60,12 @@ class Subject:
             meshes.append(mesh)
         return cast(trimesh.Trimesh, trimesh.util.concatenate(meshes))  # Of meshes it is one.
 
+    def glb(self) -> bytes:
+        """The mesh as a glTF file, y up and z in front as there (glTF 2.0, section 3.4)."""
+        mesh = self.mesh()
+        mesh.vertices = mesh.vertices[:, [1, 2, 0]]
+        return mesh.export(file_type="glb")
+
 
 def surface_color(part: Part, points: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:
     """Albedo of a part at points on its surface (scene units)."""

@@ -1,4 +1,4 @@
-"""The batches of a training step: random cameras for the guide, or pixels of the pseudo views.
+"""The batches of a training step: random cameras for the guide, or pixels of the pseudo views or of a mesh's renders.
 
 This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views and does not work with most exporters. A
 `VanillaDataManager` over a virtual orbit works with all tools.
@@ -18,6 +18,7 @@ from PIL import Image
 from db3d_nerfstudio.cameras import image_rays
 from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.ranges import Count
+from db3d_nerfstudio.results.posed_images import PosedImages
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig, random_cameras, resolution_at
 
@@ -64,13 +65,15 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
     """Fraction of the current phase that is done."""
     has_pseudo_views: bool = False
     """Whether pseudo views are used in training."""
+    fitted: PosedImages | None = None
+    """Pictures whose pixels are all that is trained on, if there are any."""
 
     def load_pseudo_views(self) -> None:
         """Read the images that have appeared in the run folder since the data manager was built."""
         with nerfstudio_silenced():
             self.setup_train()
             self.setup_eval()
-        self.has_pseudo_views = True
+        self.has_pseudo_views, self.fitted = True, None
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """A batch, which decides the loss: pixels for reconstruction, or views for score distillation.
@@ -79,6 +82,8 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
         """
         if not self.training or (self.has_pseudo_views and step % 2 == 1):
             return super().next_train(step)
+        if self.fitted is not None:
+            return self.fitted.draw(self.config.train_num_rays_per_batch)
         resolution = resolution_at(self.config.random_cameras, self.progress)
         cameras, views = random_cameras(self.config.random_cameras, self.config.views_per_step, resolution)
         image_shape = (len(cameras), resolution, resolution)

@@ -48,7 +48,7 @@ def choose_device(machine: MachineConfig, guide: DiffusionGuideConfig, phases: P
         machine.device_type = "cuda"
         return
     if guide._target.needs_gpu and getattr(guide, "device", None) is None:
-        guided = phases.initial.steps + phases.final.steps / 2
+        guided = (phases.initial.steps if phases.initial.mesh is None else 0) + phases.final.steps / 2
         raise UserError(
             f"PyTorch finds no GPU, and on a CPU this guide takes {guided * CPU_SECONDS / 86400:.0f} days or more: "
             "check the driver (nvidia-smi) and that this is a CUDA build of PyTorch, try ns-train dreambooth3d-toybox, "

@@ -22,7 +22,8 @@ import torch
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
-from db3d_nerfstudio.ranges import Count, Natural, NonNegative, Positive, Share, Steps
+from db3d_nerfstudio.ranges import Angle, Count, Natural, NonNegative, Positive, Share, Steps
+from db3d_nerfstudio.results.asset import Up
 from db3d_nerfstudio.run.interventions import PhaseName
 
 NO_ENDS: Mapping[PhaseName, int] = MappingProxyType({})
@@ -34,6 +35,29 @@ class NerfPhaseConfig:
 
     steps: Natural
     """Number of micro-steps; the optimizer steps once every `gradient_accumulation_steps` of them."""
+
+
+@dataclass
+class InitialPhaseConfig(NerfPhaseConfig):
+    """The phase of the initial NeRF: score distillation, or a short fit to a mesh from elsewhere."""
+
+    mesh: Path | None = None
+    """Asset to start from, such as a GLB of an image-to-3D model: the initial NeRF is fitted to its renders, and pseudo
+    views are made of these. Its colours may be a texture, at the vertices or in materials."""
+    mesh_up: Up = "y"
+    """Axis of the file that points up."""
+    mesh_front: Angle | None = None
+    """Where its front is, in degrees counter-clockwise from above; 0 is +z in a file with y up, +x in one with z up.
+    By default the guide guesses."""
+    mesh_steps: Count = 600
+    """Micro-steps of the fit, in place of `steps`."""
+    mesh_views: Count = 64
+    """Number of renders that it is fitted to."""
+
+    @property
+    def length(self) -> int:
+        """Micro-steps of the phase."""
+        return self.steps if self.mesh is None else self.mesh_steps
 
 
 @dataclass
@@ -63,7 +87,7 @@ class PseudoViewsConfig(TranslationConfig):
 class PhasesConfig:
     """The stages. A baseline in one stage sets `final.steps` to 0: it trains one NeRF, and D_full guides it."""
 
-    initial: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
+    initial: InitialPhaseConfig = field(default_factory=lambda: InitialPhaseConfig(steps=10_000))
     """The initial NeRF, or the only one: score distillation with D_partial, or D_full."""
     pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
     """The translation of the initial NeRF's renders by the fully tuned guide."""
@@ -107,7 +131,7 @@ class PhasesConfig:
 
     def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
         """Micro-steps of the whole run, given the phases that were ended early."""
-        initial = ends.get("initial", self.initial.steps)
+        initial = ends.get("initial", self.initial.length)
         return ends.get("final", initial + self.final.steps) if not self.one_stage else initial
 
 
@@ -128,7 +152,7 @@ def phase_at(config: PhasesConfig, step: int, ends: Mapping[PhaseName, int] = NO
         ends: The steps at which phases were ended early. Schedules keep their planned length, so that steps before an
             early end are the same with or without it.
     """
-    name, start, steps = "initial", 0, config.initial.steps
+    name, start, steps = "initial", 0, config.initial.length
     end = ends.get("initial", steps)
     if step >= end and not config.one_stage:
         name, start, steps = "final", end, config.final.steps

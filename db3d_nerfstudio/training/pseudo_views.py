@@ -2,7 +2,7 @@
 
 RUN/pseudo_views/
     images/000.png        the pseudo views: renders translated into the subject, as large as the guide draws them
-    renders/000.png       the initial NeRF's renders they were made from
+    renders/000.png       the renders of the initial NeRF, or of the mesh in its place, that they were made from
     transforms.json       their cameras; `ns-train nerfacto --data RUN/pseudo_views` reads it
     contact_sheet.png     photos, renders and pseudo views, one row each
 """
@@ -25,30 +25,29 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photo_file import read_photo
 from db3d_nerfstudio.photos import load_photo, photo_paths
-from db3d_nerfstudio.results.film import render_views
 from db3d_nerfstudio.training.context import RunContext
-from db3d_nerfstudio.training.initial_nerf import showing
 from db3d_nerfstudio.training.phases import PseudoViewsConfig
 from db3d_nerfstudio.training.tasks import PSEUDO_VIEWS, UPSCALER
 
 CONTACT_SHEET = "contact_sheet.png"
 
+Renders = tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]
+
 
 def make(
-    context: RunContext, config: PseudoViewsConfig, prompt: str, path: Path, initial: Path, tuner: SubjectTuner
+    context: RunContext, config: PseudoViewsConfig, prompt: str, path: Path, first: Renders, tuner: SubjectTuner
 ) -> None:
-    """Noise renders of the initial NeRF up to t_pseudo, and denoise each by itself with the guide as tuned now.
+    """Noise renders of the initial asset up to t_pseudo, and denoise each by itself with the guide as tuned now.
 
     Args:
         prompt: The prompt of the pseudo views.
         path: An empty folder for the dataset and, if it is tuned, the upscaler.
-        initial: The folder of the initial NeRF.
+        first: The initial asset seen by the cameras of the pseudo views, and its accumulation.
         tuner: Has the photos, for the upscaler and for the contact sheet, which grows as views are made.
     """
     guide, photos = context.guide, tuner.data.images
     cameras, views = context.datamanager.config.dataparser.orbit()
-    with showing(context.model, initial):
-        renders, accumulation = render_views(context.model, cameras)
+    renders, accumulation = first
     mask = None if config.margin is None else dilate(accumulation, config.margin).to(guide.device)
     negative_prompt = context.model.config.sds.negative_prompt
     conditioning = PromptBank(guide, prompt, negative_prompt)(views)
@@ -80,19 +79,18 @@ def _upscaler(context: RunContext, config: PseudoViewsConfig, tuner: SubjectTune
         return tuned_upscaler(config.upscaler, tuner, path, progress)
 
 
-def take(context: RunContext, folder: Path, path: Path, initial: Path, photos: Float[Tensor, "n 3 h w"]) -> None:
+def take(context: RunContext, folder: Path, path: Path, first: Renders, photos: Float[Tensor, "n 3 h w"]) -> None:
     """Use images made elsewhere.
 
     Args:
         folder: One image per camera, see `given_views`.
         path: An empty folder for the dataset.
-        initial: The folder of the initial NeRF.
+        first: The initial asset seen by the cameras of the pseudo views, and its accumulation.
         photos: The photos, for the contact sheet.
     """
     cameras, _ = context.datamanager.config.dataparser.orbit()
     images = given_views(folder, len(cameras), context.model.config.background.color)
-    with showing(context.model, initial):
-        renders = render_views(context.model, cameras)[0].cpu()
+    renders = first[0].cpu()
     save_pseudo_views(path, cameras, photos, renders, images)
     context.record.picture("Pseudo views", contact_sheet([renders, images]), context.step)
 

@@ -4,6 +4,7 @@ Every result is a file in the run folder, made once:
 
     RUN/class_images/             samples of the class by the untuned guide, for prior preservation
     RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
+    RUN/mesh_views/               a mesh from elsewhere that the initial NeRF is fitted to, if one is given
     RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
     RUN/pseudo_views/             its renders, translated into the subject
     RUN/turntables/               films of the NeRFs at the end of their training
@@ -17,11 +18,18 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import identity
 from db3d_nerfstudio.photos import photos_digest
-from db3d_nerfstudio.results.film import TURNTABLE_FRAMES, TURNTABLE_SIZE, save_turntable, turntable_path
+from db3d_nerfstudio.results.film import (
+    TURNTABLE_FRAMES,
+    TURNTABLE_SIZE,
+    render_views,
+    save_turntable,
+    turntable_path,
+)
+from db3d_nerfstudio.results.posed_images import load_posed
 from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.run.interventions import FILE as INTERVENTIONS
 from db3d_nerfstudio.threads import FreeThreads
-from db3d_nerfstudio.training import initial_nerf, pseudo_views
+from db3d_nerfstudio.training import initial_mesh, initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.fine_tunes import FineTunes
 from db3d_nerfstudio.training.machine import announce_disk, announce_memory
@@ -83,6 +91,10 @@ class PhaseRunner:
             self._check_guide()
         if phase.name == "initial":
             announce(stage_line(self.config, ONLY if self.config.one_stage else ONE))
+            if self.config.initial.mesh is not None:
+                self._use(None)
+                self.context.datamanager.fitted = load_posed(self._mesh_views(), self.context.model.device)
+                return
             self._use(self.fine_tunes.full() if self.config.one_stage else self.fine_tunes.partial())
             return
         if step == phase.start:
@@ -96,6 +108,12 @@ class PhaseRunner:
 
     # What the phases are made of.
 
+    def _mesh_views(self) -> Path:
+        def make(path: Path) -> None:
+            initial_mesh.make(self.context, self.config.initial, self.fine_tunes.subject.class_prompt, path)
+
+        return self.workspace.once(initial_mesh.FOLDER, initial_mesh.recipe(self.config.initial), make)
+
     def _initial_nerf(self, phase: Phase, step: int) -> Path:
         def make(path: Path) -> None:
             if step != phase.start:
@@ -105,7 +123,8 @@ class PhaseRunner:
                 )
             initial_nerf.save_initial(path, read_config(self.workspace.root), self.context.model, step - 1)
 
-        initial = self.workspace.once(initial_nerf.FOLDER, {"steps": self._initial_steps}, make)
+        made_of = {"steps": self._initial_steps, **initial_mesh.recipe(self.config.initial)}
+        initial = self.workspace.once(initial_nerf.FOLDER, made_of, make)
         if step == phase.start or not self._turntable("initial").exists():
             with initial_nerf.showing(self.context.model, initial):
                 self._film("initial")
@@ -119,16 +138,25 @@ class PhaseRunner:
         cameras, _ = replace(orbit, num_views=TURNTABLE_FRAMES, resolution=TURNTABLE_SIZE).orbit()
         save_turntable(self.context.model, cameras, self._turntable(phase))
 
+    def _first_renders(self, initial: Path) -> pseudo_views.Renders:
+        """What the cameras of the pseudo views see: the initial NeRF, or the mesh that it is fitted to."""
+        cameras, _ = self.context.datamanager.config.dataparser.orbit()
+        if self.config.initial.mesh is not None:
+            return initial_mesh.render(self.context, self.config.initial, self._mesh_views(), cameras)
+        with initial_nerf.showing(self.context.model, initial):
+            return render_views(self.context.model, cameras)
+
     def _pseudo_views(self, initial: Path) -> Path:
         def make(path: Path) -> None:
             announce(stage_line(self.config, TWO))
+            first = self._first_renders(initial)
             given = self.config.pseudo_views.images
             if given is not None:
-                pseudo_views.take(self.context, given, path, initial, self.fine_tunes.tuner.data.images)
+                pseudo_views.take(self.context, given, path, first, self.fine_tunes.tuner.data.images)
                 return
             self.context.guide.load(self.fine_tunes.full())
             settings = self.config.pseudo_views, self._stage_2_prompt
-            pseudo_views.make(self.context, *settings, path, initial, self.fine_tunes.tuner)
+            pseudo_views.make(self.context, *settings, path, first, self.fine_tunes.tuner)
 
         people = (pseudo_views.CONTACT_SHEET,)
         views = self.workspace.once("pseudo_views", self._pseudo_views_recipe(), make, for_people=people)
@@ -186,7 +214,7 @@ class PhaseRunner:
 
     @property
     def _initial_steps(self) -> int:
-        return self.context.interventions.ends.get("initial", self.config.initial.steps)
+        return self.context.interventions.ends.get("initial", self.config.initial.length)
 
     @property
     def _stage_2_prompt(self) -> str:
@@ -209,6 +237,7 @@ class PhaseRunner:
         return {
             "prompt": self._stage_2_prompt,
             "initial_steps": self._initial_steps,
+            **initial_mesh.recipe(self.config.initial),
             "full_steps": self.config.full_steps,
             **config,
             "upscaler": None if upscaler is None else identity(upscaler),

@@ -10,6 +10,7 @@ import torch
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
+from db3d_nerfstudio.results.asset import read_asset
 from db3d_nerfstudio.results.report import FILE as REPORT
 from db3d_nerfstudio.run.config import FILE, RunConfig
 from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
@@ -21,7 +22,7 @@ from db3d_nerfstudio.training.pseudo_views import given_views
 from db3d_nerfstudio.words import parse_subject
 from db3d_nerfstudio.workspace import check_whole
 
-ARTIFACTS = ("initial", "dreambooth/partial", "dreambooth/full", "dreambooth/multiview", "pseudo_views")
+ARTIFACTS = ("mesh_views", "initial", "dreambooth/partial", "dreambooth/full", "dreambooth/multiview", "pseudo_views")
 """Folders of a run that later stages read; class images are made again where they are not whole."""
 
 
@@ -36,7 +37,7 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
         raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
     if model.prompt is None:
         raise UserError(f'no prompt: say what the photos show, as in --prompt "a photo of a {phases.identifier} robot"')
-    if phases.initial.steps < 1:
+    if phases.initial.length < 1:
         raise UserError("the initial NeRF needs at least one step: set --pipeline.phases.initial.steps to 1 or more")
     if phases.needs_photos:
         subject = parse_subject(model.prompt, phases.identifier, phases.class_noun)
@@ -45,6 +46,11 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
         datamanager.data = datamanager.data.expanduser().absolute()
         for line in check_photos(datamanager.data):
             announce(line)
+    if phases.initial.mesh is not None:
+        if phases.one_stage:
+            raise UserError("a method of one stage has no use for a mesh: leave --pipeline.phases.initial.mesh out")
+        phases.initial.mesh = phases.initial.mesh.expanduser().absolute()
+        read_asset(phases.initial.mesh, phases.initial.mesh_up)
     if phases.pseudo_views.images is not None:
         phases.pseudo_views.images = phases.pseudo_views.images.expanduser().absolute()
         given_views(phases.pseudo_views.images, datamanager.dataparser.num_views)

@@ -34,14 +34,15 @@ def run_tasks(phases: PhasesConfig, num_views: int) -> list[Task]:
         tasks = [Task(ONLY, *full), Task(ONLY, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps)]
     else:
         tasks = [
-            Task(ONE, dreambooth_task("partial"), "tuning", phases.partial_steps),
-            Task(ONE, nerf_task(phases, "initial"), "initial NeRF", phases.initial.steps),
+            Task(ONE, nerf_task(phases, "initial"), "initial NeRF", phases.initial.length),
             Task(TWO, *full),
             Task(TWO, UPSCALER, "upscaling", upscaling),
             Task(TWO, PSEUDO_VIEWS, "images", num_views, translation_steps if views.images is None else 1),
             Task(THREE, dreambooth_task("multiview"), "tuning", phases.multiview_steps),
             Task(THREE, nerf_task(phases, "final"), "final NeRF", phases.final.steps),
         ]
+        stage, place = (ONE, 0) if phases.initial.mesh is None else (THREE, 3)  # Only D_multi needs it beside a mesh.
+        tasks.insert(place, Task(stage, dreambooth_task("partial"), "tuning", phases.partial_steps))
     tasks = [task for task in tasks if task.total]
     first = next((i for i, task in enumerate(tasks) if task.kind == "tuning"), None)
     if first is not None and dreambooth.prior_loss_weight > 0:
@@ -79,6 +80,8 @@ def contents(phases: PhasesConfig) -> dict[str, str]:
     if not phases.one_stage:
         given = phases.pseudo_views.images
         views = "its renders, turned into the subject by D_full" if given is None else f"the images of {given}"
+        if phases.initial.mesh is not None:
+            found["mesh_views"] = f"{phases.initial.mesh} from all round, which the initial NeRF is fitted to"
         found |= {
             "dreambooth/partial": f"D_partial: the guide after {phases.partial_steps} iterations on the photos",
             "dreambooth/multiview": f"D_multi: D_partial after {phases.multiview_steps} more, also on pseudo views",

@@ -7,11 +7,11 @@ from rich.console import Console
 
 from db3d_nerfstudio.console import is_quiet
 from db3d_nerfstudio.run.progress import RunProgress, clock_time, shown, time_left
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
+from db3d_nerfstudio.training.phases import InitialPhaseConfig, NerfPhaseConfig, PhasesConfig, PseudoViewsConfig
 from db3d_nerfstudio.training.tasks import run_tasks
 
 PHASES = PhasesConfig(
-    initial=NerfPhaseConfig(steps=100),
+    initial=InitialPhaseConfig(steps=100),
     final=NerfPhaseConfig(steps=50),
     pseudo_views=PseudoViewsConfig(strength=0.5, steps=20),
     partial_steps=10,

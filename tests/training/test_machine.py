@@ -30,7 +30,7 @@ from db3d_nerfstudio.training.machine import (
     choose_device,
     work_of,
 )
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig
+from db3d_nerfstudio.training.phases import InitialPhaseConfig, NerfPhaseConfig, PhasesConfig
 from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig, random_cameras
 from db3d_nerfstudio.training.runner import PhaseRunner
 
@@ -50,7 +50,7 @@ def test_a_large_guide_on_a_cpu_has_to_be_meant(monkeypatch: pytest.MonkeyPatch)
     assert chosen(StableDiffusionGuideConfig(device="cuda:1")) == "cpu", "only the NeRF would be there"
     with pytest.raises(UserError, match=r"takes 6 days or more.*--machine.device-type cpu"):
         chosen(StableDiffusionGuideConfig())
-    short = PhasesConfig(initial=NerfPhaseConfig(steps=10_000), final=NerfPhaseConfig(steps=0))
+    short = PhasesConfig(initial=InitialPhaseConfig(steps=10_000), final=NerfPhaseConfig(steps=0))
     with pytest.raises(UserError, match="takes 4 days or more"):
         choose_device(AutoMachineConfig(), StableDiffusionGuideConfig(), short)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

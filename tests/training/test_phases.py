@@ -6,12 +6,19 @@ import torch
 import tyro
 
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
-from db3d_nerfstudio.training.phases import NerfPhaseConfig, PhasesConfig, PseudoViewsConfig, phase_at, seed_everything
+from db3d_nerfstudio.training.phases import (
+    InitialPhaseConfig,
+    NerfPhaseConfig,
+    PhasesConfig,
+    PseudoViewsConfig,
+    phase_at,
+    seed_everything,
+)
 
 
 @pytest.fixture
 def config():
-    return PhasesConfig(initial=NerfPhaseConfig(steps=4), final=NerfPhaseConfig(steps=8))
+    return PhasesConfig(initial=InitialPhaseConfig(steps=4), final=NerfPhaseConfig(steps=8))
 
 
 def test_every_step_belongs_to_one_phase_and_progress_grows_within_it(config):

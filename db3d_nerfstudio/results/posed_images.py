@@ -1,0 +1,58 @@
+"""Pictures and their cameras: what a NeRF or a texture is fitted to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.rays import RayBundle
+from PIL import Image
+from torch import Tensor
+
+from db3d_nerfstudio.camera_files import transforms
+
+
+@dataclass(frozen=True)
+class PosedImages:
+    """Pictures of one size and their cameras."""
+
+    cameras: Cameras
+    images: UInt8[Tensor, "b h w c"]
+    """Colours; with four channels, these are without background, and alpha."""
+
+    def draw(self, num: int) -> tuple[RayBundle, dict[str, Tensor]]:
+        """Rays through `num` random pixels of all pictures, and a batch with the values of these pixels in [0, 1]."""
+        _, height, width, _ = self.images.shape
+        index = torch.randint(self.images[..., 0].numel(), (num,))
+        image, row, column = index // (height * width), index // width % height, index % width
+        device = self.cameras.device
+        coords = torch.stack([row, column], -1).to(device) + 0.5
+        rays = self.cameras.generate_rays(camera_indices=image[:, None].to(device), coords=coords)
+        return rays, {"image": (self.images[image, row, column].float() / 255).to(device)}
+
+
+def save_posed(folder: Path, cameras: Cameras, views: list[Float[Tensor, "4 h w"]]) -> None:
+    """Write pictures and cameras in nerfstudio's format into an empty folder."""
+    data = transforms(cameras)
+    (folder / "images").mkdir()
+    for frame, view in zip(data["frames"], views, strict=True):
+        pixels = (view.permute(1, 2, 0) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / frame["file_path"])
+    (folder / "transforms.json").write_text(json.dumps(data, indent=2) + "\n", "utf8")
+
+
+def load_posed(folder: Path, device: torch.device | str) -> PosedImages:
+    """Pictures and cameras of a folder like that of `save_posed` or of the pseudo views; the cameras on `device`."""
+    data = json.loads((folder / "transforms.json").read_text("utf8"))
+    poses = torch.tensor([frame["transform_matrix"] for frame in data["frames"]])[:, :3]
+    cameras = Cameras(
+        poses, data["fl_x"], data["fl_y"], data["cx"], data["cy"], data["w"], data["h"],
+        camera_type=CameraType.PERSPECTIVE,
+    )  # fmt: skip
+    images = [np.asarray(Image.open(folder / frame["file_path"])) for frame in data["frames"]]
+    return PosedImages(cameras.to(device), torch.from_numpy(np.stack(images)))

@@ -1,0 +1,32 @@
+"""Pictures with poses: the pixels that are drawn are those that their rays see."""
+
+import torch
+
+from db3d_nerfstudio.cameras import image_rays, spiral_cameras
+from db3d_nerfstudio.results.posed_images import load_posed, save_posed
+
+
+def posed(folder, num=3, side=4):
+    cameras, _ = spiral_cameras(num, (-30.0, 80.0), 3.0, 40.0, side)
+    views = list(torch.rand(num, 4, side, side))
+    save_posed(folder, cameras, views)
+    return cameras, torch.stack(views)
+
+
+def test_pixels_belong_to_their_rays(tmp_path):
+    cameras, views = posed(tmp_path)
+    rays, batch = load_posed(tmp_path, "cpu").draw(200)
+    every = image_rays(cameras)
+    distances = torch.cdist(rays.directions, every.directions) + torch.cdist(rays.origins, every.origins)
+    nearest, index = distances.min(1)
+    assert nearest.max() < 2e-3 and len(set(index.tolist())) > 40, "most of 48 pixels, and no others"
+    assert (batch["image"] - views.permute(0, 2, 3, 1).reshape(-1, 4)[index]).abs().max() < 0.5 / 255 + 1e-6
+
+
+def test_batches_depend_on_the_random_state_alone(tmp_path):
+    posed(tmp_path)
+    batches = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        batches.append(load_posed(tmp_path, "cpu").draw(16)[1]["image"])
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
