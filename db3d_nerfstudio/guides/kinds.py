@@ -55,10 +55,8 @@ _UNET_ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
 
 def check_file(file: Path, family: Family) -> None:
     """Raise if a file is not a checkpoint of the family in one .safetensors file."""
-    suffix = file.suffix.lower()
-    if suffix in _FORMATS:
-        raise UserError(f"{file} is {_FORMATS[suffix]}")
-    if suffix != SINGLE_FILE:
+    _check_format(file)
+    if file.suffix.lower() != SINGLE_FILE:
         raise UserError(f"{file} is not a model: give a folder in diffusers' layout, a hub id, or a {SINGLE_FILE} file")
     tensors = read_header(file)
     found = next((kind for name in tensors for mark, kind in _MARKS.items() if mark in name), None)
@@ -74,6 +72,19 @@ def check_file(file: Path, family: Family) -> None:
         raise UserError(f"{file} is a model of {found}: use {READERS[found]}")
     if _UNET_ENTRY in tensors:
         _check_channels(str(file), tensors[_UNET_ENTRY]["shape"][1], expected=4)
+
+
+def check_adapter(file: Path) -> None:
+    """Raise if a file is damaged, or a whole model and not an adapter of one."""
+    _check_format(file)
+    if any(name == _UNET_ENTRY or name.endswith("conv_in.weight") for name in read_header(file)):
+        raise UserError(f"{file} is a whole model and not an adapter: give it as the guide's model")
+
+
+def _check_format(file: Path) -> None:
+    reason = _FORMATS.get(file.suffix.lower())
+    if reason is not None:
+        raise UserError(f"{file} is {reason}")
 
 
 def read_header(file: Path) -> dict[str, dict[str, Any]]:

@@ -88,5 +88,5 @@ def next_commands(run: Path) -> list[tuple[str, str]]:
         ("a turntable", command("db3d", "turntable", run)),
         ("figures", command("ns-eval", "--load-config", config, "--output-path", run / "eval.json")),
         *([("the initial NeRF", command("ns-viewer", "--load-config", initial))] if initial.exists() else []),
-        ("all in one page", command("open", run / "report.html")),
+        ("all in one page", command("python", "-m", "webbrowser", run / "report.html")),
     ]

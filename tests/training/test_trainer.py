@@ -96,7 +96,7 @@ def test_renders_of_the_viewer_end_with_the_training(trainer, monkeypatch):
 
 def test_what_next_names_the_run(tmp_path):
     commands = next_commands(tmp_path)
-    assert {line.split()[0] for _, line in commands} >= {"ns-viewer", "db3d", "ns-eval"}
+    assert {line.split()[0] for _, line in commands} == {"ns-viewer", "db3d", "ns-eval", "python"}
     assert (
         {"export", "turntable"}
         <= {line.split()[1] for _, line in commands if line.startswith("db3d")}

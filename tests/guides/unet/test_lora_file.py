@@ -175,3 +175,15 @@ def test_other_methods_and_several_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no pytorch_lora_weights.safetensors"):
         read_adapter(tmp_path / "empty")
+
+
+def test_files_that_are_no_adapters_are_named(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is a whole model and not an adapter: give it as the guide's model"):
+        read_adapter(next((model / "unet").glob("*.safetensors")))
+    (tmp_path / "dog.pt").touch()
+    with pytest.raises(UserError, match="dog.pt is a pickle"):
+        read_adapter(tmp_path / "dog.pt")
+    save_file({"x.lora_up.weight": torch.zeros(99)}, tmp_path / "cut.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-100])
+    with pytest.raises(UserError, match="cut.safetensors is cut off: download it again"):
+        read_adapter(tmp_path / "cut.safetensors")

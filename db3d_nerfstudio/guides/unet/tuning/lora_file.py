@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.kinds import check_adapter
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -88,6 +89,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     file = adapter_file(path)
     if file is None:
         raise UserError(f"{path} holds no {ADAPTER_FILE}: it was saved with another tuning than lora")
+    check_adapter(file)
     with safe_open(file, "pt") as opened:
         tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118  (not a dict)
         settings = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}"))
