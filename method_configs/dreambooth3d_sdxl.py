@@ -4,7 +4,7 @@ from typing import cast
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.method_configs.dreambooth3d import make_config, with_public_numbers
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig

@@ -5,7 +5,7 @@ from typing import cast
 
 from nerfstudio.plugins.types import MethodSpecification
 
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 from db3d_nerfstudio.method_configs import dreambooth3d
 from db3d_nerfstudio.method_configs.dreambooth_fusion import in_one_stage
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
@@ -13,7 +13,7 @@ from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfig:
     """Learn the identifier as a new word, and nothing else."""
-    guide = cast(DiffusersGuideConfig, config.pipeline.model.guide)
+    guide = cast(UNetGuideConfig, config.pipeline.model.guide)
     guide.tuning = "textual_inversion"
     guide.train_text_encoder = False
     config.pipeline.phases.identifier = guide.new_token

@@ -77,11 +77,13 @@ def noise_weights(
     With SNR = abar / (1 - abar), a squared error in eps is one in z times SNR. A network trained on eps weights its
     error in z by SNR, one trained on v by SNR + 1. Min-SNR (Hang et al. 2023, arXiv 2303.09556) replaces either by
     min(SNR, gamma). For networks that predict z itself, such as the toybox's, the weight is SNR + 1 = 1 / (1 - abar),
-    capped: SNR alone would vanish at the high noise where colours and layout are decided.
+    capped: SNR alone would vanish at the high noise where colours and layout are decided. So it is for flows, whose
+    squared error in the velocity is one in z times 1 / s^2 = (1 + sqrt(SNR))^2.
     """
     snr = (abar / (1 - abar)).clamp(min=1e-6)  # Below, eps says nothing about z within float32.
-    if prediction_type == "sample":
-        weight = snr + 1 if snr_gamma is None else (snr + 1).clamp(max=snr_gamma)
+    if prediction_type in ("sample", "velocity"):
+        weight = snr + 1 if prediction_type == "sample" else (1 + snr.sqrt()).square()
+        weight = weight if snr_gamma is None else weight.clamp(max=snr_gamma)
     elif snr_gamma is not None:
         weight = snr.clamp(max=snr_gamma)
     else:
@@ -109,7 +111,7 @@ def dreambooth_loss(guide: DiffusionGuide, batch: Batch, config: DreamBoothConfi
     z, text, t, eps, mask, n = batch
     eps_hat = guide.predict_noise(add_noise(guide, z, t, eps), t, text)
     errors = ((eps_hat - eps).square() * mask / mask.mean(dim=(1, 2, 3), keepdim=True)).mean(dim=(1, 2, 3))
-    abar, kind = guide.alphas_cumprod[t], guide.prediction_type
+    abar, kind = guide.abar(t), guide.prediction_type
     loss = (noise_weights(abar[:n], kind, config.snr_gamma) * errors[:n]).mean()
     if n < len(errors):
         prior = (noise_weights(abar[n:], kind, config.prior_snr_gamma) * errors[n:]).mean()
@@ -189,7 +191,7 @@ class _Batches:
         z = torch.cat([group.z[index.to(device)] for group, index in pairs])
         mask = torch.cat([group.mask[index.to(device)] for group, index in pairs])
         prompts = [group.draw_caption(i, generator) for group, index in pairs for i in index.tolist()]
-        t = torch.randint(len(self._guide.alphas_cumprod), (len(z),), generator=generator).to(device)
+        t = self._guide.draw_timesteps(len(z), generator)
         eps = standard_noise(z.shape, device, generator)
         return Batch(z, self._text(prompts), t, eps, mask, self._num)
 

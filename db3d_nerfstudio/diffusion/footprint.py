@@ -15,13 +15,14 @@ from db3d_nerfstudio.diffusion.guidance import Conditioning, PerpNeg, guided_noi
 from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.counting import DEVICE, GIB, Backward, Memory, fake_cuda
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import choose_dtype
-from db3d_nerfstudio.guides.unet.skeleton import Shapes, skeleton
+from db3d_nerfstudio.guides.diffusers_guide import choose_dtype
+from db3d_nerfstudio.guides.shapes import Shapes
+from db3d_nerfstudio.guides.skeleton import skeleton
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+    from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
 
 RESERVE = round(1.2 * GIB)
 """Bytes that no tensor holds: the CUDA context, workspaces of cuDNN, gaps between blocks."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 
 from db3d_nerfstudio.guides.base import DiffusionGuide
@@ -48,7 +48,7 @@ class Conditioning:
 def guided_noise(
     guide: DiffusionGuide,
     z_t: Float[Tensor, "b c h w"],
-    t: Int[Tensor, " b"],
+    t: Real[Tensor, " b"],
     conditioning: Conditioning,
     guidance_scale: float,
     rescale: float = 0.0,
@@ -81,7 +81,7 @@ def perpendicular(x: Float[Tensor, "b c h w"], y: Float[Tensor, "b c h w"]) -> F
 def rescaled(
     guide: DiffusionGuide,
     z_t: Float[Tensor, "b c h w"],
-    t: Int[Tensor, " b"],
+    t: Real[Tensor, " b"],
     guided: Float[Tensor, "b c h w"],
     eps_text: Float[Tensor, "b c h w"],
     amount: float,
@@ -92,7 +92,7 @@ def rescaled(
     at the high scales of distillation, a rescaled noise would no longer cancel the noise in z_t. `amount` 0 is no
     and 1 is full rescaling.
     """
-    abar = guide.alphas_cumprod[t][:, None, None, None]
+    abar = guide.abar(t)[:, None, None, None]
     a, s = abar.sqrt(), (1 - abar).sqrt()
     z, z_text = (z_t - s * guided) / a, (z_t - s * eps_text) / a
     ratio = z_text.std((1, 2, 3), keepdim=True) / z.std((1, 2, 3), keepdim=True)
@@ -105,8 +105,8 @@ def standard_noise(shape: tuple[int, ...], device: torch.device, generator: torc
 
 
 def add_noise(
-    guide: DiffusionGuide, z: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], eps: Float[Tensor, "b c h w"]
+    guide: DiffusionGuide, z: Float[Tensor, "b c h w"], t: Real[Tensor, " b"], eps: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c h w"]:
     """Forward diffusion, `z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) eps`."""
-    abar = guide.alphas_cumprod[t][:, None, None, None]
+    abar = guide.abar(t)[:, None, None, None]
     return abar.sqrt() * z + (1 - abar).sqrt() * eps

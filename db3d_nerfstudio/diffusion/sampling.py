@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from torch import Tensor
 from torch.nn.functional import adaptive_max_pool2d
 
@@ -153,14 +153,14 @@ class Sampler:
         self._options: dict[str, Any] = {"use_clipped_model_output": True} if is_ddim else {}
 
     @property
-    def timesteps(self) -> Int[Tensor, " steps"]:
+    def timesteps(self) -> Real[Tensor, " steps"]:
         """All timesteps of the schedule, from pure noise on."""
         return self._scheduler.timesteps
 
     def denoise(
         self,
         z: Float[Tensor, "b c h w"],
-        timesteps: Int[Tensor, " taken"],
+        timesteps: Real[Tensor, " taken"],
         conditioning: Conditioning,
         kept: Kept | None = None,
     ) -> Float[Tensor, "b c h w"]:
@@ -171,7 +171,7 @@ class Sampler:
             z = z if kept is None else kept.put_into(self._guide, z, following)
         return z
 
-    def _noise(self, z: Float[Tensor, "b c h w"], t: Int[Tensor, ""], conditioning: Conditioning) -> Tensor:
+    def _noise(self, z: Float[Tensor, "b c h w"], t: Real[Tensor, ""], conditioning: Conditioning) -> Tensor:
         low, high = self._config.guidance_interval
         if low <= t.item() / (len(self._guide.alphas_cumprod) - 1) <= high:
             return guided_noise(self._guide, z, t.expand(len(z)), conditioning, self._config.guidance_scale)

@@ -22,8 +22,8 @@ from db3d_nerfstudio.diffusion.sampling import Sampler, SamplingConfig
 from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.guides.base import DiffusionGuide
+from db3d_nerfstudio.guides.diffusers_guide import resize
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuide, DeepFloydGuideConfig
-from db3d_nerfstudio.guides.unet.guide import resize
 from db3d_nerfstudio.photos import load_photos
 from db3d_nerfstudio.ranges import Natural
 

@@ -16,26 +16,28 @@ A guide is one file with two classes:
 * `MyGuide(DiffusionGuide)`, whose `__init__(self, config, device)` sets `device`, `dtype`, `resolution`, `z_shape`,
   `alphas_cumprod`, `prediction_type` and `learning_rate` (or the class does), and which has the methods `encode`,
   `decode`, `embed`, `predict_noise`, `parameters`, `save`, `load` and `fingerprint`. It may set `z_bound`,
-  `tells_sides`, `needs_gpu` and `can_forget`, and replace `check_prompts`, `add_cameras`, `sampler` and `untuned`.
+  `tells_sides`, `needs_gpu` and `can_forget`, and replace `check_prompts`, `abar`, `add_cameras`, `sampler`,
+  `draw_timesteps` and `untuned`.
 
 A preset in `method_configs/` makes it a method of `ns-train`, a line in `personalisation/choice.py` a choice of the
-`db3d` commands. For a UNet in diffusers' layout start from `unet/guide.py`, which leaves only the codec and the text.
+`db3d` commands. For a model in diffusers' layout start from `unet/guide.py` or `flow/guide.py`, which leave only the
+codec and the text.
 
 *Text* is one tensor per prompt, and only the guide interprets its rows. Others stack it, choose from it and average it
 (between the prompts of neighbouring views) along its first axis, and never look at n or d. A model with further
 conditions packs them as further rows, as `SDXLGuide` does with its pooled text.
 
-*Noise.* `predict_noise` returns eps for z_t on the schedule above, at an integer t. A rectified flow is given
-x_s = (1 - s) z + s eps and predicts v = eps - z. With r^2 = (1 - s)^2 + s^2 it is the same diffusion, scaled:
-alphas_cumprod = (1 - s)^2 / r^2 on a grid of s, x_s = r z_t, and eps = x_s + (1 - s) v. Its `prediction_type` is
-"v_prediction", whose weights in DreamBooth's loss are the nearest to its own.
+*Noise.* `predict_noise` returns eps for z_t on the schedule above, at an integer t. A rectified flow is the same
+diffusion, scaled, on a grid of its time s (`flow/schedule.py`). It replaces `abar`, and takes any t between two of the
+grid, because its `sampler` steps there.
 
 *Views.* A multi-view model (MVDream, Shi et al. 2023, arXiv 2308.16512) denoises the b views of a batch as groups that
 see each other. The pair of classifier-free guidance is concatenated along b, so that groups stay together. Its cameras
 come with the views: `add_cameras` writes them into rows of the text that `embed` left empty, for the prompt and for the
 negative prompt alike. The model must tolerate timesteps that differ within a group.
 
-*Sampling.* `sampler` names the scheduler that draws images, if DDIM does not suit.
+*Sampling.* `sampler` names the scheduler that draws images, if DDIM does not suit, and `draw_timesteps` what DreamBooth
+trains at, if not all timesteps alike.
 """
 
 from __future__ import annotations
@@ -49,7 +51,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor
 from torch.nn import Parameter
@@ -59,7 +61,8 @@ from db3d_nerfstudio.errors import UserError
 if TYPE_CHECKING:
     from db3d_nerfstudio.cameras import Views
 
-PredictionType = Literal["epsilon", "v_prediction", "sample"]
+PredictionType = Literal["epsilon", "v_prediction", "sample", "velocity"]
+"""Of the noise, of v = a eps - s z (arXiv 2202.00512), of the clean z, or of a flow's velocity eps - z."""
 
 
 @runtime_checkable
@@ -128,16 +131,24 @@ class DiffusionGuide(abc.ABC):
 
     @abc.abstractmethod
     def predict_noise(
-        self, z_t: Float[Tensor, "b c hz wz"], t: Int[Tensor, " b"], text: Float[Tensor, "b n d"]
+        self, z_t: Float[Tensor, "b c hz wz"], t: Real[Tensor, " b"], text: Float[Tensor, "b n d"]
     ) -> Float[Tensor, "b c hz wz"]:
         """The model's estimate of the noise in `z_t`, for every prediction type of the network."""
+
+    def abar(self, t: Real[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """`alphas_cumprod` at timesteps."""
+        return self.alphas_cumprod[t]
 
     def add_cameras(self, text: Float[Tensor, "b n d"], views: Views) -> Float[Tensor, "b n d"]:
         """The text with the cameras of the views written into it; by default the text itself."""
         return text
 
+    def draw_timesteps(self, num: int, generator: torch.Generator | None = None) -> Int[Tensor, " num"]:
+        """Timesteps of a batch of DreamBooth, drawn on the generator's device; by default uniformly."""
+        return torch.randint(len(self.alphas_cumprod), (num,), generator=generator).to(self.device)
+
     def sampler(self, steps: int) -> Scheduler:
-        """A scheduler of diffusers that draws images from estimates of the noise; by default deterministic DDIM.
+        """A scheduler like diffusers' that draws images from estimates of the noise; by default deterministic DDIM.
 
         It divides the guide's schedule into `steps` that begin at its noisiest end.
         """

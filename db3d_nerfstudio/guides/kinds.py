@@ -7,19 +7,32 @@ reads it.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from db3d_nerfstudio.errors import UserError
 
-Family = Literal["Stable Diffusion", "SDXL", "DeepFloyd IF"]
+Family = Literal["Stable Diffusion", "SDXL", "DeepFloyd IF", "Stable Diffusion 3"]
 """The models that guides are for."""
 READERS: dict[str, str] = {
     "Stable Diffusion": "dreambooth3d, or the guide stable-diffusion",
     "SDXL": "dreambooth3d-sdxl, or the guide sdxl",
     "DeepFloyd IF": "dreambooth3d-if, or the guide deepfloyd",
+    "Stable Diffusion 3": "dreambooth3d-sd3, or the guide sd3",
 }
 """What reads each family."""
+_PIPELINES: dict[str, Family] = {
+    "StableDiffusionPipeline": "Stable Diffusion",
+    "StableDiffusionXLPipeline": "SDXL",
+    "IFPipeline": "DeepFloyd IF",
+    "StableDiffusion3Pipeline": "Stable Diffusion 3",
+}
+"""The families by the classes of diffusers that their folders name."""
+_FLOWS = ("Stable Diffusion 3",)
+"""Those with a transformer in place of a UNet."""
+_DISTILLED_CLASSES = {"FluxPipeline": "FLUX.1", "Flux2Pipeline": "FLUX.2-dev"}
+_DISTILLED_NAMES = re.compile(r"(^|[-_.])(turbo|schnell|lightning|hyper)([-_.]|$)", re.IGNORECASE)
 SINGLE_FILE = ".safetensors"
 
 _FORMATS = {
@@ -125,9 +138,10 @@ def check_folder(root: Path, folders: tuple[str, ...]) -> None:
     files = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (SINGLE_FILE, *_FORMATS))
     if below:
         raise UserError(f"{root} is not a model, but {below[0]} is: give that folder")
-    if pipeline is not None and not pipeline.startswith(
-        ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "IFP")
-    ):
+    found = _PIPELINES.get(pipeline or "")
+    if "unet" in missing and found in _FLOWS:
+        raise UserError(f"{root} is a model of {found}: use {READERS[found]}")
+    if pipeline is not None and found is None and not pipeline.startswith(tuple(_PIPELINES)):
         raise UserError(f"{root} is a {pipeline.removesuffix('Pipeline')} model, which this guide does not read")
     if "pytorch_lora_weights.safetensors" in files or (root / "adapter_config.json").exists():
         raise UserError(f"{root} is a LoRA, not a whole model: give its base model, and the LoRA as personalised")
@@ -146,6 +160,27 @@ def _pipeline_class(root: Path) -> str | None:
         return json.loads((root / "model_index.json").read_text("utf8")).get("_class_name")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def check_pipeline(source: str, index: dict[str, Any], family: Family) -> None:
+    """Raise if a pipeline in diffusers' layout is of another family, or was distilled.
+
+    Args:
+        index: Its `model_index.json`; empty if it has none.
+    """
+    kind = index.get("_class_name", "")
+    named = _DISTILLED_NAMES.search(Path(source).name) or index.get("is_distilled")
+    if named or kind in _DISTILLED_CLASSES:
+        what = "" if named else f" ({_DISTILLED_CLASSES[kind]})"
+        raise UserError(
+            f"{source}{what} is distilled: it has learned to answer without classifier-free guidance, which score "
+            "distillation needs. Give the base model"
+        )
+    found = _PIPELINES.get(kind)
+    if found is not None and found != family:
+        raise UserError(f"{source} is a model of {found}: use {READERS[found]}")
+    if kind and found is None:
+        raise UserError(f"{source} is a {kind.removesuffix('Pipeline')} model, which this guide does not read")
 
 
 def check_unet(source: str, config: dict[str, Any], family: Family, channels: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 
 RECORD_FILE = "guide.json"
 _PROBES = 64
@@ -23,9 +23,9 @@ _SAME = 1e-3
 _INCIDENTAL = ("_target", "dtype", "vae_dtype", "device", "variant", "gradient_checkpointing", "text_encoder_memory")
 
 
-def write_record(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> None:
+def write_record(path: Path, config: DiffusersGuideConfig, network: nn.Module) -> None:
     """Write the settings that decide the guide's output, and a probe of the base weights."""
-    record = {"guide": type(config).__name__, "settings": identity(config), "base_norms": base_norms(unet)}
+    record = {"guide": type(config).__name__, "settings": identity(config), "base_norms": base_norms(network)}
     (path / RECORD_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", "utf8")
 
 
@@ -49,7 +49,7 @@ def read_record(path: Path) -> dict | None:
         ) from None
 
 
-def check_base(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> None:
+def check_base(path: Path, config: DiffusersGuideConfig, network: nn.Module) -> None:
     """Raise if a fine-tune was made with another base model than the guide's."""
     record = read_record(path)
     if record is None:
@@ -57,7 +57,7 @@ def check_base(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> Non
     tuning = record["settings"].get("tuning")
     if tuning != config.tuning:
         raise UserError(f"The fine-tune in {path} was saved with another tuning: set the guide's to {tuning}.")
-    theirs, ours = record["base_norms"], base_norms(unet)
+    theirs, ours = record["base_norms"], base_norms(network)
     same_kind = record["guide"] == type(config).__name__ and len(theirs) == len(ours)
     if not same_kind or any(abs(a - b) > _SAME * abs(a) for a, b in zip(theirs, ours, strict=True)):
         model = record["settings"].get("model") or "the one that ships with the package"
@@ -67,8 +67,8 @@ def check_base(path: Path, config: DiffusersGuideConfig, unet: nn.Module) -> Non
         )
 
 
-def base_norms(unet: nn.Module) -> list[float]:
+def base_norms(network: nn.Module) -> list[float]:
     """Norms of some of the frozen matrices: equal for the same base model in every precision, on every device."""
-    frozen = [p for name, p in unet.named_parameters() if p.ndim > 1 and not p.requires_grad and "lora_" not in name]
+    frozen = [p for name, p in network.named_parameters() if p.ndim > 1 and not p.requires_grad and "lora_" not in name]
     chosen = frozen[:: max(1, len(frozen) // _PROBES)]
     return [float(f"{tensor.detach().float().norm().item():.6g}") for tensor in chosen]

@@ -20,6 +20,8 @@ from db3d_nerfstudio.workspace import Workspace, digest_of
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
 
 def check_source(source: str, folders: tuple[str, ...], family: Family | None = None, channels: int = 4) -> str:
     """The source as given, if it is a folder with all parts of a model or can be a hub id; else raise.
@@ -35,7 +37,7 @@ def check_source(source: str, folders: tuple[str, ...], family: Family | None = 
         return str(root)
     if root.is_file():
         raise UserError(f"{root} is a file: this guide reads folders in diffusers' layout and hub ids")
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", source) and not root.suffix.lower() == SINGLE_FILE:
+    if _HUB_ID.fullmatch(source) and not root.suffix.lower() == SINGLE_FILE:
         _check_family(source, family, channels)
         return source
     beside = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
@@ -68,6 +70,19 @@ def read_part(part: type, source: str, folder: str, **kwargs):
         if isinstance(error, OSError):
             raise OSError(explain(source, folder, error)) from error
         raise
+
+
+def read_index(source: str) -> dict[str, Any]:
+    """What a model in diffusers' layout says of itself in `model_index.json`; empty for what is no such model."""
+    root = Path(source).expanduser()
+    if root.is_dir():
+        file = root / "model_index.json"
+        return json.loads(file.read_text("utf8")) if file.is_file() else {}
+    if not _HUB_ID.fullmatch(source):
+        return {}
+    from diffusers import DiffusionPipeline
+
+    return read_config(DiffusionPipeline, source)
 
 
 def read_config(part: type, source: str, folder: str | None = None) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.record import read_record
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.tuning.lora_file import adapter_file, read_adapter
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora_file import adapter_file, read_adapter
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.workspace import is_released
 
@@ -67,12 +68,9 @@ def _settings_of_another_tool(personalised: Path, given: DiffusersGuideConfig) -
     if adapter_file(personalised) is None:
         return given
     adapter = read_adapter(personalised)
+    text = {"train_text_encoder": adapter.has_text} if isinstance(given, UNetGuideConfig) else {}
     return dataclasses.replace(
-        given,
-        tuning="lora",
-        lora_rank=adapter.rank,
-        lora_targets=adapter.targets or None,
-        train_text_encoder=adapter.has_text,
+        given, tuning="lora", lora_rank=adapter.rank, lora_targets=adapter.targets or None, **text
     )
 
 

@@ -22,8 +22,9 @@ from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
 from db3d_nerfstudio.guides.record import identity
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
 from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.personalisation.choice import GuideChoice
@@ -104,7 +105,7 @@ def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:
             f'What do the photos show? Add --prompt "a photo of a {config.identifier} robot", or another noun.'
         )
     subject = parse_subject(prompt, config.identifier, config.class_noun)
-    if config.guide.tuning == "textual_inversion":
+    if isinstance(config.guide, UNetGuideConfig) and config.guide.tuning == "textual_inversion":
         subject = replace(subject, identifier=config.guide.new_token)
     return data, subject
 

@@ -17,7 +17,7 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.guidance import standard_noise
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet
 from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.personalisation.choice import GuideChoice

@@ -15,7 +15,8 @@ from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.guides.base import DiffusionGuide
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES, Shapes, skeleton
+from db3d_nerfstudio.guides.shapes import SHAPES, Shapes
+from db3d_nerfstudio.guides.skeleton import skeleton
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
+from db3d_nerfstudio.guides.diffusers_guide import resize
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
+from db3d_nerfstudio.guides.unet.guide import UNetGuide
 from db3d_nerfstudio.toybox.sides import HINTS, hints, with_hints
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ LATENT_BOUND = 5.0
 
 
 @dataclass
-class ToyboxGuideConfig(DiffusersGuideConfig):
+class ToyboxGuideConfig(UNetGuideConfig):
     """Configuration of the embedded guide."""
 
     _target: type = field(default_factory=lambda: ToyboxGuide)
@@ -39,7 +40,7 @@ class ToyboxGuideConfig(DiffusersGuideConfig):
         return str(self.model or SHIPPED_MODEL)
 
 
-class ToyboxGuide(DiffusersGuide):
+class ToyboxGuide(UNetGuide):
     """With a `vae` in the model's folder, z is its latents.
 
     Without one, z is pixels: patches become channels (space to depth), so that a CPU works on a small grid of many

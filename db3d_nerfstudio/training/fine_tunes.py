@@ -14,7 +14,7 @@ from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.guides.base import DiffusionGuide
-from db3d_nerfstudio.guides.unet.guide import resize
+from db3d_nerfstudio.guides.diffusers_guide import resize
 from db3d_nerfstudio.images import contact_sheet, tensor_to_image
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.phases import PhasesConfig

@@ -11,7 +11,8 @@ from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_fits, footprint
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES, Shapes, skeleton
+from db3d_nerfstudio.guides.shapes import SHAPES, Shapes
+from db3d_nerfstudio.guides.skeleton import skeleton
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
 UNET, TEXT, VAE, LORA = 859_520_964, 123_060_480, 83_653_863, 797_184
@@ -107,7 +108,8 @@ def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
     from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sdxl
     from db3d_nerfstudio.training.machine import work_of
 
-    preset = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}[family].method.config.pipeline
+    presets = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}
+    preset = presets[family].method.config.pipeline
     work = work_of(preset.phases, preset.model, preset.datamanager)
     needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])
     assert needed.peak / GIB < bar

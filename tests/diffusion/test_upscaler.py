@@ -12,8 +12,8 @@ from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, noise_weights
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.diffusion.upscaler import Upscaler, UpscalerConfig, tune_upscaler, upscale, upscaling_pairs
+from db3d_nerfstudio.guides.diffusers_guide import resize
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
-from db3d_nerfstudio.guides.unet.guide import resize
 
 QUICK = SamplingConfig(4, 4.0)
 

@@ -16,7 +16,7 @@ from nerfstudio.scripts.train import main
 from tiny_pipelines import tiny_clip_tokenizer
 from tiny_presets import VIEWS, tiny_config
 
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES
+from db3d_nerfstudio.guides.shapes import SHAPES
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipeline
 
 

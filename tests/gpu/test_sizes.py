@@ -15,9 +15,10 @@ from db3d_nerfstudio.diffusion.prior import class_images
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, TranslationConfig, translate
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, choose_dtype
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES, skeleton
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, choose_dtype
+from db3d_nerfstudio.guides.shapes import SHAPES
+from db3d_nerfstudio.guides.skeleton import skeleton
 from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sdxl
 from db3d_nerfstudio.workspace import Workspace
 

@@ -19,10 +19,10 @@ from db3d_nerfstudio.diffusion import sds
 from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss
 from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise
 from db3d_nerfstudio.diffusion.sds import SDSConfig, sds_loss
+from db3d_nerfstudio.guides.shapes import SHAPES
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.guides.unet.guide import UNetGuide
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
 CONFIGS = {"sd15": StableDiffusionGuideConfig, "sdxl": SDXLGuideConfig, "if": DeepFloydGuideConfig}
@@ -30,13 +30,15 @@ TEXT = {"sd15": (77, 768), "sdxl": (78, 2048), "if": (77, 4096)}
 
 
 @contextmanager
-def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
+def fake_guide(family: str, **settings: Any) -> Iterator[UNetGuide]:
     """The guide as its class makes it on the fake device: what the class forgets to move stays on the CPU."""
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
-    def read(self: DiffusersGuide, part: type, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
-        if part is DDPMScheduler:
-            return DDPMScheduler()
+    def read_schedule(self: UNetGuide) -> None:
+        self.alphas_cumprod = DDPMScheduler().alphas_cumprod.to(self.device)
+        self.prediction_type = "epsilon"
+
+    def read(self: UNetGuide, part: type, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         unet = SHAPES[family]["unet"] | {"transformer_layers_per_block": 1}
         shape = {UNet2DConditionModel: unet, AutoencoderKL: SHAPES["sd15"]["vae"]}[part]
         with torch.device("meta"):
@@ -44,17 +46,15 @@ def fake_guide(family: str, **settings: Any) -> Iterator[DiffusersGuide]:
 
     with pytest.MonkeyPatch.context() as patch:
         unasked = {  # What a model is was never written down here, and fake values answer no question.
-            "check_source": lambda source, *_: source,
-            "check_schedule": lambda *_: None,
-            "read_config": lambda *_: {},
-            "above_zero": lambda alphas_cumprod, _: alphas_cumprod,
+            "_checked_source": lambda self: self.config.source,
+            "_read_schedule": read_schedule,
         }
         for name, answer in unasked.items():
-            patch.setattr(f"db3d_nerfstudio.guides.unet.guide.{name}", answer)
-        patch.setattr(DiffusersGuide, "_read", read)
-        patch.setattr(DiffusersGuide, "_read_tokenizer", lambda self, folder: SimpleNamespace())
-        patch.setattr(DiffusersGuide, "_read_text_encoders", lambda self: {})
-        patch.setattr(DiffusersGuide, "_read_config", lambda *args: {"force_zeros_for_empty_prompt": True})
+            patch.setattr(UNetGuide, name, answer)
+        patch.setattr(UNetGuide, "_read", read)
+        patch.setattr(UNetGuide, "_read_tokenizer", lambda self, folder: SimpleNamespace())
+        patch.setattr(UNetGuide, "_read_text_encoders", lambda self: {})
+        patch.setattr(UNetGuide, "_read_config", lambda *args: {"force_zeros_for_empty_prompt": True})
         patch.setattr(sds, "_check_finite", lambda *args: None)  # A question that fake values cannot answer.
         guide = CONFIGS[family](dtype="bfloat16", device="meta", **settings).setup()
         patch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
@@ -85,14 +85,14 @@ def timesteps(num: int = 1) -> Tensor:
     return torch.empty(num, dtype=torch.long, device="meta")
 
 
-def guidance(family: str, guide: DiffusersGuide) -> Tensor:
+def guidance(family: str, guide: UNetGuide) -> Tensor:
     """All of score distillation's forward pass."""
     with torch.no_grad():
         z, t, conditioning = guide.encode(render()), timesteps(), Conditioning(text_of(family), text_of(family))
         return guided_noise(guide, add_noise(guide, z, t, torch.empty_like(z)), t, conditioning, 7.5, rescale=0.5)
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_guidance_and_decoding(family: str) -> None:
     with fake_guide(family, tuning="lora") as guide:
         eps = guidance(family, guide)
@@ -102,21 +102,21 @@ def test_guidance_and_decoding(family: str) -> None:
             assert guide.decode(eps).shape == (1, 3, guide.resolution, guide.resolution)
 
 
-def forget_schedule(guide: DiffusersGuide) -> None:
+def forget_schedule(guide: UNetGuide) -> None:
     guide.alphas_cumprod = torch.empty(1000, device="cpu")
 
 
-def forget_cast(guide: DiffusersGuide) -> None:
+def forget_cast(guide: UNetGuide) -> None:
     conditions = guide._conditions
     guide._conditions = lambda text: conditions(text.float())
 
 
-def forget_text(guide: DiffusersGuide) -> None:
+def forget_text(guide: UNetGuide) -> None:
     conditions = guide._conditions
     guide._conditions = lambda text: conditions(text.cpu())
 
 
-def forget_sizes(guide: DiffusersGuide) -> None:
+def forget_sizes(guide: UNetGuide) -> None:
     guide._sizes = torch.empty(1, 6, device="cpu", dtype=torch.long)
 
 
@@ -130,7 +130,7 @@ def forget_sizes(guide: DiffusersGuide) -> None:
         ("sdxl", forget_sizes, "device"),
     ],
 )
-def test_planted_mistakes_are_found(family: str, mistake: Callable[[DiffusersGuide], None], message: str) -> None:
+def test_planted_mistakes_are_found(family: str, mistake: Callable[[UNetGuide], None], message: str) -> None:
     with fake_guide(family, tuning="lora") as guide:
         mistake(guide)
         with pytest.raises(RuntimeError, match=message):
@@ -138,7 +138,7 @@ def test_planted_mistakes_are_found(family: str, mistake: Callable[[DiffusersGui
 
 
 @pytest.mark.parametrize("home", ["meta", "cpu"])
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("family", CONFIGS)
 def test_gradient_of_distillation_returns_to_the_render(family: str, home: str) -> None:
     """Even where the NeRF lives on another device than the guide."""
     with fake_guide(family, tuning="lora") as guide:

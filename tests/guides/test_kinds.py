@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.kinds import check_file, check_folder, check_unet
+from db3d_nerfstudio.guides.kinds import check_file, check_folder, check_pipeline, check_unet
 
 FOLDERS = ("unet", "text_encoder", "tokenizer", "scheduler", "vae")
 ENTRY = "model.diffusion_model.input_blocks.0.0.weight"
@@ -84,6 +84,28 @@ def test_unets_of_other_models(config: dict, family: str, said: str) -> None:
         check_unet("some/model", config, family, 3 if family == "DeepFloyd IF" else 4)
 
 
+@pytest.mark.parametrize(
+    ("source", "index", "said"),
+    [
+        ("stabilityai/stable-diffusion-3.5-large-turbo", {"_class_name": "StableDiffusion3Pipeline"}, "is distilled"),
+        ("some/sd3-schnell", {}, "is distilled: .* without classifier-free guidance.* Give the base model"),
+        ("some/model", {"_class_name": "StableDiffusion3Pipeline", "is_distilled": True}, "is distilled"),
+        ("some/model", {"_class_name": "FluxPipeline"}, r"\(FLUX.1\) is distilled"),
+        ("some/model", {"_class_name": "StableDiffusionXLPipeline"}, "a model of SDXL: use dreambooth3d-sdxl"),
+        ("some/model", {"_class_name": "SanaPipeline"}, "is a Sana model, which this guide does not read"),
+    ],
+)
+def test_pipelines_that_a_flow_does_not_read(source: str, index: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        check_pipeline(source, index, "Stable Diffusion 3")
+    assert "\n" not in str(caught.value)
+
+
+def test_pipelines_of_the_family_pass() -> None:
+    check_pipeline("some/sd3-of-turbos", {"_class_name": "StableDiffusion3Pipeline"}, "Stable Diffusion 3")
+    check_pipeline("some/model", {}, "Stable Diffusion 3")
+
+
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
     def said() -> str:
         with pytest.raises(UserError) as error:
@@ -95,8 +117,10 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
     assert "not in diffusers' layout, but has v1-5.ckpt: give a file" in said()
     (tmp_path / "pytorch_lora_weights.safetensors").touch()
     assert "is a LoRA, not a whole model" in said()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "KandinskyPipeline"}))
+    assert "is a Kandinsky model, which this guide does not read" in said()
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
-    assert "is a StableDiffusion3 model, which this guide does not read" in said()
+    assert "is a model of Stable Diffusion 3: use dreambooth3d-sd3, or the guide sd3" in said()
     snapshot = tmp_path / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "model_index.json").touch()

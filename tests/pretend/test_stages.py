@@ -13,7 +13,8 @@ from tiny_presets import tiny_config
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
+from db3d_nerfstudio.guides.unet.guide import UNetGuide
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -76,8 +77,8 @@ def test_a_guide_on_another_device_than_the_nerf(tmp_path: Path, photos: Path) -
 
 
 def fetch_what_the_guide_answers(patch: pytest.MonkeyPatch) -> None:
-    right = DiffusersGuide.predict_noise
-    patch.setattr(DiffusersGuide, "predict_noise", lambda *args: right(*args).cpu())
+    right = UNetGuide.predict_noise
+    patch.setattr(UNetGuide, "predict_noise", lambda *args: right(*args).cpu())
 
 
 def leave_token_ids_behind(patch: pytest.MonkeyPatch) -> None:

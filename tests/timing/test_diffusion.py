@@ -1,6 +1,6 @@
 import pytest
 
-from db3d_nerfstudio.guides.unet.skeleton import SHAPES
+from db3d_nerfstudio.guides.shapes import SHAPES
 from db3d_nerfstudio.timing import step as benchmark
 from db3d_nerfstudio.timing.diffusion import time_stable_diffusion
 from db3d_nerfstudio.timing.step import Benchmark

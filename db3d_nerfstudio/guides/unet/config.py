@@ -1,53 +1,26 @@
-"""The settings that all guides in diffusers' layout share, for code that needs no guide."""
+"""The settings of UNets, for code that needs no guide."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from db3d_nerfstudio.guides.base import DiffusionGuideConfig, PredictionType
-from db3d_nerfstudio.ranges import Count, Positive
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 
 
 @dataclass
-class DiffusersGuideConfig(DiffusionGuideConfig):
-    """Settings common to guides in diffusers' layout."""
+class UNetGuideConfig(DiffusersGuideConfig):
+    """Settings common to UNets in diffusers' layout."""
 
     tuning: Literal["full", "lora", "textual_inversion"] = "full"
     """What DreamBooth trains: the whole UNet, a low-rank adapter on its layers, or the embedding of one new word."""
-    lora_rank: Count = 4
-    """Rank of the adapters."""
-    lora_alpha: Positive | None = None
-    """Adapters have the strength lora_alpha / lora_rank; by default 1."""
-    lora_targets: tuple[str, ...] | None = None
-    """Name suffixes of the UNet's layers with an adapter; by default the projections of all attention layers."""
     new_token: str = "<sks>"
     """The word that textual inversion learns; prompts must use it as their identifier."""
     new_token_like: str = "toy"
     """A word of one token to initialise the new one with; best, the class noun."""
     train_text_encoder: bool = False
     """Train the text encoder too: more likeness, but it overfits sooner."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the UNet's forward pass; auto is bfloat16 on GPUs that have it, float16 on
-    older ones, float32 on a CPU.
-
-    Weights that DreamBooth trains are kept in float32 in any case.
-    """
-    prediction_type: PredictionType | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] | None = None
     """What the network predicts, where the model's scheduler says something else; unset, what that says."""
-    variant: str | None = None
-    """Variant of the weight files, such as fp16, which halves the download. The model must have it."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: much less memory, a little more time."""
-    text_encoder_memory: Literal["keep", "offload", "free"] = "keep"
-    """A frozen text encoder after use: keep on the device, offload to main memory, or free and read again."""
-    device: str | None = None
-    """Device of the guide, such as cuda:1; by default that of the NeRF."""
-
-    @property
-    def source(self) -> str:
-        """The folder or hub id that holds the model."""
-        raise NotImplementedError
 
     @property
     def moves_text(self) -> bool:
-        """Whether what prompts mean changes with training."""
         return self.train_text_encoder or self.tuning == "textual_inversion"

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import Scheduler
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, resize
+from db3d_nerfstudio.guides.diffusers_guide import resize
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
+from db3d_nerfstudio.guides.unet.guide import UNetGuide
 
 MAX_TOKENS = 77
 """How many tokens of a prompt IF reads."""
 
 
 @dataclass
-class DeepFloydGuideConfig(DiffusersGuideConfig):
+class DeepFloydGuideConfig(UNetGuideConfig):
     """Configuration of a DeepFloyd IF guide. The models are gated: their licence must be accepted on the hub."""
 
     _target: type = field(default_factory=lambda: DeepFloydGuide)
@@ -35,7 +36,7 @@ class DeepFloydGuideConfig(DiffusersGuideConfig):
         return self.model
 
 
-class DeepFloydGuide(DiffusersGuide):
+class DeepFloydGuide(UNetGuide):
     """Pixels in [-1, 1] as z. The network also predicts a variance, which no loss trains and no sampler uses."""
 
     config: DeepFloydGuideConfig

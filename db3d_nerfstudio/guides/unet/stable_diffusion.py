@@ -11,17 +11,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.diffusers_guide import move, resize
 from db3d_nerfstudio.guides.kinds import Family, check_file
 from db3d_nerfstudio.guides.source import read_part, unpacked
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide, move, resize
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
+from db3d_nerfstudio.guides.unet.guide import UNetGuide
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, DiffusionPipeline
 
 
 @dataclass
-class StableDiffusionGuideConfig(DiffusersGuideConfig):
+class StableDiffusionGuideConfig(UNetGuideConfig):
     """Configuration of a Stable Diffusion guide."""
 
     _target: type = field(default_factory=lambda: StableDiffusionGuide)
@@ -39,12 +40,12 @@ class StableDiffusionGuideConfig(DiffusersGuideConfig):
         return self.model
 
 
-class StableDiffusionGuide(DiffusersGuide):
+class StableDiffusionGuide(UNetGuide):
     """A UNet over the latents of a VAE. The safety checker is not loaded, as it is not made for unfinished shapes."""
 
     config: StableDiffusionGuideConfig
     family: Family = "Stable Diffusion"
-    folders = (*DiffusersGuide.folders, "vae")
+    folders = (*UNetGuide.folders, "vae")
     learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
 
     def __init__(self, config: StableDiffusionGuideConfig, device: torch.device | str = "cpu") -> None:

@@ -11,11 +11,11 @@ from diffusers import UNet2DConditionModel
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet import guide as diffusers_guide
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
+from db3d_nerfstudio.guides import diffusers_guide
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
+from db3d_nerfstudio.guides.tuning.lora_file import ADAPTER_FILE
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora_file import ADAPTER_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 TUNINGS = [

@@ -17,9 +17,9 @@ from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.diffusion.training_set import TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import RECORD_FILE, read_record
+from db3d_nerfstudio.guides.tuning.lora_file import ADAPTER_FILE
+from db3d_nerfstudio.guides.tuning.word import EMBEDDING_FILE
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora_file import ADAPTER_FILE
-from db3d_nerfstudio.guides.unet.tuning.word import EMBEDDING_FILE
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
 
 STEPS, SCALE = 3, 4.0

@@ -1,12 +1,12 @@
 """A guide of a model's shapes with random weights and no words: what the model costs, without its weights.
 
 On a real device it is timed; on the fake one of `guides.counting` its memory is counted. Shapes come from the model's
-configuration files, or from `SHAPES`, the published ones of the presets' models.
+configuration files, or from `shapes.SHAPES`, the published ones of the presets' models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,76 +16,16 @@ from unittest import mock
 import torch
 from torch import nn
 
+from db3d_nerfstudio.guides import diffusers_guide
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
+from db3d_nerfstudio.guides.shapes import Shapes
 from db3d_nerfstudio.guides.source import read_config
-from db3d_nerfstudio.guides.unet import guide
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.guide import DiffusersGuide
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 Config = TypeVar("Config", bound=DiffusersGuideConfig)
-Shapes = Mapping[str, dict[str, Any]]
-"""Arguments of a model's networks, by the names of their folders."""
-
-_CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-_CLIP_G = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
-_T5_XXL = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64}
-_VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "layers_per_block": 2,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "latent_channels": 4,
-}
-_SDXL = {
-    "sample_size": 128,
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "attention_head_dim": (5, 10, 20),
-    "use_linear_projection": True,
-    "cross_attention_dim": 2048,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-    "transformer_layers_per_block": (1, 2, 10),
-}
-_IF = {
-    "sample_size": 64,
-    "in_channels": 3,
-    "out_channels": 6,
-    "layers_per_block": 3,
-    "block_out_channels": (704, 1408, 2112, 2816),
-    "down_block_types": ("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
-    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-    "up_block_types": (*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
-    "cross_attention_dim": 2816,
-    "encoder_hid_dim": 4096,
-    "attention_head_dim": 64,
-    "addition_embed_type": "text",
-    "addition_embed_type_num_heads": 64,
-    "cross_attention_norm": "group_norm",
-    "resnet_time_scale_shift": "scale_shift",
-    "resnet_skip_time_act": True,
-    "act_fn": "gelu",
-}
-SHAPES: dict[str, Shapes] = {
-    "sd15": {
-        "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
-        "vae": _VAE,
-        "text_encoder": {"vocab_size": 49408, **_CLIP_L},
-    },
-    "sdxl": {
-        "unet": _SDXL,
-        "vae": _VAE,
-        "text_encoder": {"vocab_size": 49408, **_CLIP_L},
-        "text_encoder_2": {"vocab_size": 49408, "projection_dim": 1280, **_CLIP_G},
-        "": {"force_zeros_for_empty_prompt": True},
-    },
-    "if": {"unet": _IF, "text_encoder": {"vocab_size": 32128, "feed_forward_proj": "gated-gelu", **_T5_XXL}},
-}
-"""Stable Diffusion 1.5, Stable Diffusion XL, and DeepFloyd IF-I-XL."""
 
 
 def skeleton(config: Config, shapes: Shapes | None = None) -> Config:
@@ -101,17 +41,16 @@ class Skeleton(DiffusersGuide):
     _vae_dtype: torch.dtype  # Of guides with a VAE.
 
     def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
-        # What a model is was checked where it was chosen; device and schedule may be fake.
-        unasked: dict[str, Any] = {
-            "check_device": lambda device: None,
-            "check_source": lambda source, *_: source,
-            "check_schedule": lambda *_: None,
-            "read_config": lambda *_: {},
-            "above_zero": lambda alphas_cumprod, prediction_type: alphas_cumprod,
-        }
-        with mock.patch.multiple(guide, **unasked):
+        with mock.patch.object(diffusers_guide, "check_device", lambda device: None):  # It may be fake.
             super().__init__(config, device)
         self._text_digest = ""  # Of random weights: nothing is cached by it.
+
+    def _checked_source(self) -> str:
+        return self._unpacked(self.config.source)  # What it is was checked where it was chosen.
+
+    def _read_schedule(self) -> None:
+        self.alphas_cumprod = torch.linspace(0.999, 0.001, 1000, device=self.device)
+        self.prediction_type = "epsilon"
 
     def _read(self, part: Any, folder: str, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         shape = self._read_config(part, folder)
@@ -145,15 +84,17 @@ class Skeleton(DiffusersGuide):
 
 
 class NoWords:
-    """A tokenizer for which every prompt is 77 times the same token."""
+    """A tokenizer for which every prompt is the same token, 77 times or as often as is asked for."""
 
     model_max_length = 77
     unk_token_id = eos_token_id = None
 
-    def __call__(self, prompts: str | list[str], return_tensors: str | None = None, **_: Any) -> Any:
+    def __call__(
+        self, prompts: str | list[str], return_tensors: str | None = None, max_length: int = 77, **_: Any
+    ) -> Any:
         if return_tensors is None:
             return SimpleNamespace(input_ids=[0])
-        ids = torch.zeros(len(prompts), self.model_max_length, dtype=torch.long)
+        ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
         return _Words(ids, torch.ones_like(ids))
 
     def get_vocab(self) -> dict[str, int]:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.base import Tuning
-from db3d_nerfstudio.guides.unet.tuning.lora_file import Adapter, adapter_config, read_adapter, write_adapter
+from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.tuning.base import Tuning
+from db3d_nerfstudio.guides.tuning.lora_file import Adapter, adapter_config, read_adapter, write_adapter
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.tuning.base import Network
+    from db3d_nerfstudio.guides.tuning.base import Network
 
-ATTENTION = {
+ATTENTION: dict[str, tuple[str, ...]] = {
     "unet": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
     "text_encoder": ("q_proj", "k_proj", "v_proj", "out_proj"),
 }
@@ -28,14 +28,21 @@ ATTENTION = {
 class LoraTuning(Tuning):
     """Low-rank"""
 
-    def __init__(self, modules: Mapping[str, Network], config: DiffusersGuideConfig) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, Network],
+        config: DiffusersGuideConfig,
+        defaults: dict[str, tuple[str, ...]] = ATTENTION,
+    ) -> None:
+        """Args: `defaults` are the layers with an adapter, by network, where the config names none."""
         self.modules, self._base = modules, config.source
         alpha = float(config.lora_rank) if config.lora_alpha is None else config.lora_alpha
         for name, module in modules.items():
-            targets = config.lora_targets if name == "unet" else None
-            add_adapter(name, module, config.lora_rank, alpha, targets)
+            chosen = () if name == "text_encoder" else config.lora_targets or ()
+            check_targets(name, module, chosen)
+            add_adapter(module, config.lora_rank, alpha, chosen or defaults[name])
         self._fresh = {
-            name: {key: value.clone() for key, value in adapter_state(module).items()}
+            name: {key: value.clone() for key, value in adapter_state(name, module).items()}
             for name, module in modules.items()
         }
 
@@ -45,7 +52,7 @@ class LoraTuning(Tuning):
     def load(self, path: Path | None) -> None:
         if path is None:
             for name, module in self.modules.items():
-                copy_into(adapter_state(module), self._fresh[name])
+                copy_into(adapter_state(name, module), self._fresh[name])
         else:
             load_adapters(self.modules, path)
 
@@ -60,35 +67,28 @@ class LoraTuning(Tuning):
                 module.enable_adapters()
 
 
-def lora_layers(name: str, module: Network, targets: tuple[str, ...] | None) -> list[nn.Module]:
-    """The layers of the network `name` that get an adapter; a target that matches no layer is an error.
-
-    Args:
-        targets: Suffixes of the layers' names; None for the projections of all attention layers.
-    """
-    layers: list[nn.Module] = []
-    for target in targets or ATTENTION[name]:
-        found = [layer for key, layer in module.named_modules() if key == target or key.endswith(f".{target}")]
-        if targets and not found:
+def check_targets(name: str, module: Network, targets: tuple[str, ...]) -> None:
+    """Raise if a suffix of layers' names fits no layer of the network `name`, which peft would ignore."""
+    for target in targets:
+        if not any(key == target or key.endswith(f".{target}") for key, _ in module.named_modules()):
             raise UserError(f'No layer of the {name} is called "{target}": remove it from lora_targets.')
-        layers += found
-    return layers
 
 
-def add_adapter(name: str, module: Network, rank: int, alpha: float, targets: tuple[str, ...] | None) -> None:
-    """Give layers of `module`, "unet" or "text_encoder", a trainable adapter that has no effect yet.
+def add_adapter(module: Network, rank: int, alpha: float, targets: tuple[str, ...]) -> None:
+    """Give layers of `module` a trainable adapter that has no effect yet.
 
     One half of it starts random, always with the same values. Both are float32, whatever the frozen weights are.
-    `targets` are those of `lora_layers`.
+
+    Args:
+        targets: Suffixes of the layers' names.
     """
     from peft import LoraConfig
 
-    lora_layers(name, module, targets)  # Raises where peft would ignore a target.
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  (peft takes fractions, too)
         init_lora_weights="gaussian",
-        target_modules=list(targets or ATTENTION[name]),
+        target_modules=list(targets),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -98,16 +98,18 @@ def add_adapter(name: str, module: Network, rank: int, alpha: float, targets: tu
             parameter.data = parameter.data.float()
 
 
-def adapter_state(module: Network) -> dict[str, Tensor]:
-    """The adapter's live tensors under the keys that diffusers uses in files.
+def adapter_state(name: str, module: Network) -> dict[str, Tensor]:
+    """The live tensors of the adapter of the network `name`, under the keys that diffusers uses in files.
 
-    Its own training scripts' names cover attention layers only; where there are others, all get peft's names, because
-    diffusers does not read a file with both.
+    Those of transformers are peft's. For UNets, the names in its training scripts cover attention layers only; where
+    there are others, all get peft's names, because diffusers does not read a file with both.
     """
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     state = get_peft_model_state_dict(module, save_embedding_layers=False)
+    if name == "transformer":
+        return state
     renamed = convert_state_dict_to_diffusers(dict(state))
     return state if any(".lora_A." in key for key in renamed) else renamed
 
@@ -119,14 +121,14 @@ def strength(module: Network) -> float:
 
 
 def save_adapters(modules: Mapping[str, Network], base: str, path: Path) -> None:
-    """Write the adapters of "unet" and, where it has one, "text_encoder" into the folder `path`.
+    """Write the adapters of "unet" or "transformer" and, where it has one, "text_encoder" into the folder `path`.
 
     Args:
         base: The model that they are made for, which is recorded in the file.
     """
     states = {}
     for name, module in modules.items():
-        state = adapter_state(module)
+        state = adapter_state(name, module)
         states[name] = {key: value * strength(module) if _is_up(key) else value for key, value in state.items()}
     write_adapter(modules, states, base, path)
 
@@ -145,6 +147,8 @@ def load_adapters(modules: Mapping[str, Network], path: Path) -> None:
         for key, live in get_peft_model_state_dict(module, save_embedding_layers=False).items():
             wanted[f"{name}.{key}".replace(".text_model.", ".")] = live
             strengths[f"{name}.{key}".replace(".text_model.", ".")] = strength(module) if _is_up(key) else 1.0
+    if saved.has_text and "transformer" in modules:
+        raise UserError(f"The adapter in {path} changes the text encoder, which this guide does not: make one without")
     _check_fit(path, saved, wanted)
     copy_into(wanted, {key: value / strengths[key] for key, value in saved.layers.items()})
 

@@ -21,7 +21,7 @@ from db3d_nerfstudio.guides.kinds import check_adapter
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-    from db3d_nerfstudio.guides.unet.tuning.base import Network
+    from db3d_nerfstudio.guides.tuning.base import Network
 
 ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 PEFT_FILE, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -34,6 +34,7 @@ _DOWN = (
     ".lora_linear_layer.down.weight",
     ".lora_A.weight",
 )
+_NETWORKS = ("unet.", "transformer.")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
 
 
@@ -41,7 +42,8 @@ class Adapter(NamedTuple):
     """An adapter of strength 1."""
 
     layers: dict[str, Tensor]
-    """Both matrices of each layer, "unet.LAYER.lora_A.weight" and "unet.LAYER.lora_B.weight"; of "text_encoder" too."""
+    """Both matrices of each layer, "unet.LAYER.lora_A.weight" and "unet.LAYER.lora_B.weight"; of "transformer" in its
+    place, and of "text_encoder" too."""
     base: str | None
     """The model it was made for, if the file says so."""
 
@@ -52,9 +54,9 @@ class Adapter(NamedTuple):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The layers of the UNet that it changes."""
+        """The layers of the UNet or transformer that it changes."""
         names = (name.removesuffix(".lora_A.weight") for name in self.layers if name.endswith(".lora_A.weight"))
-        return tuple(sorted(name.removeprefix("unet.") for name in names if name.startswith("unet.")))
+        return tuple(sorted(name.partition(".")[2] for name in names if name.startswith(_NETWORKS)))
 
     @property
     def has_text(self) -> bool:
@@ -106,7 +108,8 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     for name in layers:
         if name.endswith(".lora_B.weight"):
             layers[name] = layers[name] * _strength(settings, name, layers[name].shape[1])
-    return Adapter(layers, settings.get("unet.base_model_name_or_path"))
+    bases = (settings.get(f"{network}base_model_name_or_path") for network in _NETWORKS)
+    return Adapter(layers, next(filter(None, bases), None))
 
 
 def _folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -129,9 +132,9 @@ def _renamed(tensors: dict[str, Tensor], unet_config: Any) -> dict[str, Tensor]:
     named = {}
     for key, value in tensors.items():
         key = key.removeprefix("base_model.model.")
-        named[key if key.startswith(("unet.", "text_encoder")) else f"unet.{key}"] = value
-    unet = convert_unet_state_dict_to_peft({key: value for key, value in named.items() if key.startswith("unet.")})
-    text = {key: value for key, value in named.items() if not key.startswith("unet.")}
+        named[key if key.startswith((*_NETWORKS, "text_encoder")) else f"unet.{key}"] = value
+    unet = convert_unet_state_dict_to_peft({key: value for key, value in named.items() if key.startswith(_NETWORKS)})
+    text = {key: value for key, value in named.items() if not key.startswith(_NETWORKS)}
     text = convert_state_dict_to_peft(text) if text else {}
     return {**unet, **{key.replace(".text_model.", "."): value for key, value in text.items()}}
 
@@ -158,11 +161,11 @@ def write_adapter(modules: Mapping[str, Network], states: dict[str, dict[str, Te
     """Write adapters of strength 1 into the folder `path`.
 
     Args:
-        modules: The networks "unet" and, if it has an adapter, "text_encoder".
+        modules: The network "unet" or "transformer" and, if it has an adapter, "text_encoder".
         states: Their adapters' tensors, under the names of `adapter_state`, of strength 1.
         base: The model that they are made for, which is recorded in the file.
     """
-    from diffusers.loaders import StableDiffusionLoraLoaderMixin
+    from diffusers.loaders import SD3LoraLoaderMixin, StableDiffusionLoraLoaderMixin
 
     layers, settings = {}, {}
     for name, module in modules.items():
@@ -174,4 +177,5 @@ def write_adapter(modules: Mapping[str, Network], states: dict[str, dict[str, Te
         config = adapter_config(module).to_dict()
         changes = {"lora_alpha": config["r"], "base_model_name_or_path": base}
         settings[f"{name}_lora_adapter_metadata"] = config | changes
-    StableDiffusionLoraLoaderMixin.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)
+    writer: Any = SD3LoraLoaderMixin if "transformer" in modules else StableDiffusionLoraLoaderMixin
+    writer.save_lora_weights(path, weight_name=ADAPTER_FILE, **layers, **settings)

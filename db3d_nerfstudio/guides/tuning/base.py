@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from db3d_nerfstudio.errors import UserError
 
 if TYPE_CHECKING:
-    from diffusers import UNet2DConditionModel
+    from diffusers import ModelMixin
     from transformers import PreTrainedModel
 
-    Network = UNet2DConditionModel | PreTrainedModel
-    """What can be tuned: a UNet, or a text encoder."""
+    Network = ModelMixin | PreTrainedModel
+    """What can be tuned: the network that denoises, or a text encoder."""
 
 
 class Tuning(abc.ABC):

@@ -1,4 +1,4 @@
-"""The way of tuning that a configuration asks for."""
+"""The way of tuning a UNet that a configuration asks for."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.config import DiffusersGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.base import Tuning
-from db3d_nerfstudio.guides.unet.tuning.full import FullTuning
-from db3d_nerfstudio.guides.unet.tuning.lora import LoraTuning
-from db3d_nerfstudio.guides.unet.tuning.word import WordTuning
+from db3d_nerfstudio.guides.tuning.base import Tuning
+from db3d_nerfstudio.guides.tuning.full import FullTuning
+from db3d_nerfstudio.guides.tuning.lora import LoraTuning
+from db3d_nerfstudio.guides.tuning.word import WordTuning
+from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import PreTrainedModel
 
-    from db3d_nerfstudio.guides.unet.tuning.base import Network
+    from db3d_nerfstudio.guides.tuning.base import Network
 
 
 def prepare_tuning(
-    config: DiffusersGuideConfig,
+    config: UNetGuideConfig,
     unet: UNet2DConditionModel,
     text_encoders: dict[str, PreTrainedModel],
     tokenizer: Any,
     read_base: Callable[..., Any],
 ) -> Tuning:
-    """Freeze the networks, except what the config asks to train.
+    """Unfreeze of the frozen networks what the config asks to train.
 
     Args:
         read_base: Reads a network of the base model again, given its class, its folder's name and a dtype.
     """
-    for module in (unet, *text_encoders.values()):
-        module.eval().requires_grad_(False)
     if config.tuning == "textual_inversion":
         if config.train_text_encoder:
             raise UserError("Textual inversion trains one word only: set train_text_encoder to False.")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
+from db3d_nerfstudio.guides.tuning.base import Tuning, check_saved
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

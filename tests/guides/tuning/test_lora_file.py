@@ -13,8 +13,8 @@ from tiny import tiny_stable_diffusion_folder
 from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.tuning.lora_file import ADAPTER_FILE, read_adapter
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
-from db3d_nerfstudio.guides.unet.tuning.lora_file import ADAPTER_FILE, read_adapter
 
 RANK, ALPHA = 4, 16.0
 

@@ -10,10 +10,10 @@ import torch
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import digest
-from db3d_nerfstudio.guides.unet.tuning.base import Tuning, check_saved
+from db3d_nerfstudio.guides.tuning.base import Tuning, check_saved
 
 if TYPE_CHECKING:
-    from db3d_nerfstudio.guides.unet.tuning.base import Network
+    from db3d_nerfstudio.guides.tuning.base import Network
 
 
 class FullTuning(Tuning):
