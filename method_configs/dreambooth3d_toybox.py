@@ -14,8 +14,11 @@ model = config.pipeline.model
 model.guide = ToyboxGuideConfig(train_text_encoder=True)
 model.field = GridFieldConfig(resolutions=(16, 32))  # At 64 x 64 pixels, finer vertices only make surfaces rough.
 model.background.color = (0.5, 0.5, 0.5)  # White recalls a photo in front of white, and the side that it shows.
-model.sds.t_range_start = (0.7, 0.98)  # At 64 x 64 pixels only high noise hides a shape, so only there can it change.
-model.sds.t_range_end = (0.3, 0.9)
+model.sds.noise_range_start = (
+    0.665,
+    0.971,
+)  # At 64 x 64 pixels only high noise hides a shape, so only there can it change.
+model.sds.noise_range_end = (0.343, 0.865)
 model.recon_loss_mult = 50.0  # Far below, the final NeRF ignores the pseudo views.
 shading = model.shading  # The light of the guide's training pictures.
 shading.ambient, shading.diffuse, shading.light_distance, shading.textureless_prob = 0.55, 0.45, (3.0, 5.0), 0.2

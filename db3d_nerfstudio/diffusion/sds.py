@@ -49,10 +49,13 @@ class SDSConfig:
     gradient: Literal["sds", "contrast"] = "sds"
     """What moves the rendering: the guided noise estimate minus the noise; or, without guidance, the tuned model's
     estimate minus its base model's for the prompt without identifier (`contrast_loss_of_z`), with adapters only."""
-    t_range_start: ShareInterval = (0.02, 0.98)
-    """Timesteps of score distillation when a phase begins, as fractions of the noise schedule."""
-    t_range_end: ShareInterval = (0.02, 0.5)
-    """Timesteps when it ends; linear in between."""
+    weighting: Literal["sigma2", "flow"] = "sigma2"
+    """How steps count by their noise: DreamFusion's sigma^2, or as in a flow's own velocity (`sds_weights`)."""
+    noise_range_start: ShareInterval = (0.12, 0.93)
+    """Noise levels of score distillation when a phase begins: s where the noisy z is (1 - s) z + s eps, but for its
+    scale, on the schedule of any guide. Those of Stable Diffusion are 0.12 and 0.93 at t = 20 and 980."""
+    noise_range_end: ShareInterval = (0.12, 0.62)
+    """Noise levels when it ends; linear in between."""
 
 
 class Distillation:
@@ -116,16 +119,16 @@ class Distillation:
             encode: Returns the guide's z of the rendering, on the guide's device.
         """
         config = self.config
-        t_range = annealed_t_range(progress, config.t_range_start, config.t_range_end)
+        noise_range = annealed_range(progress, config.noise_range_start, config.noise_range_end)
         with self.context():
             bank = self.embed_prompts() if self.bank is None else self.bank
             z, conditioning = encode(self.guide, image), bank(views)
-            t = sample_timesteps(len(z), t_range, len(self.guide.alphas_cumprod), device=self.guide.device)
+            t = sample_timesteps(len(z), noise_range, self.guide.alphas_cumprod)
             try:
                 if self._base_bank is None:
                     loss = sds_loss_of_z(self.guide, z, conditioning, t, config)
                 else:
-                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t)
+                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t, config)
             except NonFiniteNoiseError as error:
                 return self._skip(image, error)
         self._skipped = 0
@@ -162,7 +165,7 @@ def sds_loss_of_z(
 ) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to `z` is the score distillation gradient (2209.14988, eq. 3),
 
-        mean over b of  w(t) (eps_hat(z_t; text, t) - eps),    w(t) = 1 - alphas_cumprod[t].
+        mean over b of  w(t) (eps_hat(z_t; text, t) - eps),    with w(t) = `sds_weights`.
 
     The network is frozen and its Jacobian left out. The value is half the squared norm of that gradient, which is not a
     measure of progress.
@@ -171,7 +174,7 @@ def sds_loss_of_z(
         eps, scale = standard_noise(z.shape, z.device, generator), config.guidance_scale
         z_t = add_noise(guide, z, t, eps)
         eps_hat = guided_noise(guide, z_t, t, conditioning, scale, config.guidance_rescale)
-        gradient = (1 - guide.alphas_cumprod[t])[:, None, None, None] * (eps_hat - eps)
+        gradient = sds_weights(guide.abar(t), config.weighting)[:, None, None, None] * (eps_hat - eps)
         _check_finite(gradient, eps_hat, t, scale)
     return _with_gradient(z, gradient)
 
@@ -182,11 +185,12 @@ def contrast_loss_of_z(
     text: Float[Tensor, "b n d"],
     base_text: Float[Tensor, "b n d"],
     t: Int[Tensor, " b"],
+    config: SDSConfig,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to `z` is what tuning has added to the model,
 
-        mean over b of  w(t) (eps_tuned(z_t; text, t) - eps_base(z_t; base_text, t)),    w(t) = 1 - alphas_cumprod[t],
+        mean over b of  w(t) (eps_tuned(z_t; text, t) - eps_base(z_t; base_text, t)),    with w(t) = `sds_weights`,
 
     the personalised gradient of TextureDreamer (Yeh et al. 2024, arXiv 2401.09416) with the same network, untuned, as
     its base. Both estimates are of the same noise, so that most of it cancels without guidance.
@@ -196,9 +200,26 @@ def contrast_loss_of_z(
         tuned = guide.predict_noise(z_t, t, text)
         with guide.untuned():
             base = guide.predict_noise(z_t, t, base_text)
-        gradient = (1 - guide.alphas_cumprod[t])[:, None, None, None] * (tuned - base)
+        gradient = sds_weights(guide.abar(t), config.weighting)[:, None, None, None] * (tuned - base)
         _check_finite(gradient, tuned + base, t, 1.0)
     return _with_gradient(z, gradient)
+
+
+def sds_weights(abar: Float[Tensor, " b"], weighting: Literal["sigma2", "flow"]) -> Float[Tensor, " b"]:
+    """w(t): sigma^2 = 1 - abar, or for "flow" 1 / (1 - s), constant above s = 0.98.
+
+    With the latter the gradient is the difference of a flow's velocity from eps - z (RFDS, Yang et al. 2024,
+    arXiv 2406.03293), or (z - z_hat) / s.
+    """
+    if weighting == "sigma2":
+        return 1 - abar
+    return 1 / (1 - noise_level(abar)).clamp(min=0.02)
+
+
+def noise_level(abar: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """s, the share of noise where noisy z is (1 - s) z + s eps, but for its scale."""
+    signal, noise = abar.sqrt(), (1 - abar).sqrt()
+    return noise / (signal + noise)
 
 
 def _with_gradient(z: Float[Tensor, "b c h w"], gradient: Float[Tensor, "b c h w"]) -> Float[Tensor, ""]:
@@ -223,23 +244,24 @@ def _check_finite(
 
 def sample_timesteps(
     num: int,
-    t_range: tuple[float, float],
-    num_timesteps: int,
+    noise_range: tuple[float, float],
+    alphas_cumprod: Float[Tensor, " T"],
     generator: torch.Generator | None = None,
-    device: torch.device | str = "cpu",
 ) -> Int[Tensor, " num"]:
-    """Timesteps drawn uniformly between two fractions of the schedule."""
-    low, high = (min(round(fraction * num_timesteps), num_timesteps - 1) for fraction in t_range)
-    if not 0 <= low <= high:
-        raise ValueError(f"The range of timesteps must satisfy 0 <= low <= high <= 1, got {t_range}.")
+    """Timesteps drawn uniformly from those of a schedule between two noise levels; if none is there, the next one."""
+    if not 0 <= noise_range[0] <= noise_range[1] <= 1:
+        raise ValueError(f"The range of noise levels must satisfy 0 <= low <= high <= 1, got {noise_range}.")
+    device, levels = alphas_cumprod.device, noise_level(alphas_cumprod).cpu()
+    low, high = torch.searchsorted(levels, torch.tensor(noise_range)).tolist()
+    low = min(low, len(levels) - 1)
     drawn_on = generator.device if generator else device
-    return torch.randint(low, high + 1, (num,), generator=generator, device=drawn_on).to(device)
+    return torch.randint(low, max(low + 1, high), (num,), generator=generator, device=drawn_on).to(device)
 
 
-def annealed_t_range(
-    progress: float, start: tuple[float, float] = (0.02, 0.98), end: tuple[float, float] = (0.02, 0.5)
+def annealed_range(
+    progress: float, start: tuple[float, float] = (0.12, 0.93), end: tuple[float, float] = (0.12, 0.62)
 ) -> tuple[float, float]:
-    """The range of timesteps, moved linearly from `start` to `end` while `progress` goes from 0 to 1.
+    """The range of noise levels, moved linearly from `start` to `end` while `progress` goes from 0 to 1.
 
     High noise decides the layout, low noise the details; annealing lets the first finish before the second.
     """

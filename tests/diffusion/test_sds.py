@@ -14,11 +14,13 @@ from db3d_nerfstudio.diffusion.sds import (
     MAX_SKIPPED,
     Distillation,
     SDSConfig,
-    annealed_t_range,
+    annealed_range,
     contrast_loss_of_z,
+    noise_level,
     sample_timesteps,
     sds_loss,
     sds_loss_of_z,
+    sds_weights,
 )
 from db3d_nerfstudio.errors import DivergedError
 
@@ -54,7 +56,7 @@ def test_contrast_is_what_tuning_has_added() -> None:
     z, _ = inputs(guide)
     t = torch.tensor([100, 700])
     text, base = guide.embed(["a sks dog"] * 2), guide.embed(["a dog"] * 2)
-    contrast_loss_of_z(guide, z, text, base, t).backward()
+    contrast_loss_of_z(guide, z, text, base, t, UNGUIDED).backward()
     abar = guide.alphas_cumprod[t][:, None, None, None]
     added = -((1 - abar) * abar).sqrt() * (0.7 + 0.1 - 0.4) / (abar * 0.2**2 + 1 - abar)
     torch.testing.assert_close(z.grad, ((1 - abar) * added / 2).expand_as(z))
@@ -115,7 +117,7 @@ def test_distillation_moves_pixels_to_what_the_guide_believes() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         optimizer.zero_grad()
-        t = sample_timesteps(1, (0.02, 0.98), 1000, generator)
+        t = sample_timesteps(1, (0.12, 0.93), guide.alphas_cumprod, generator)
         sds_loss(guide, rgb, conditioning, t, UNGUIDED, generator).backward()
         optimizer.step()
     assert rgb.mean().item() == pytest.approx(0.7, abs=0.01)
@@ -136,17 +138,38 @@ def test_noise_estimate_that_is_not_finite_stops_the_run() -> None:
 
 
 def test_timesteps_fill_their_range() -> None:
-    drawn = sample_timesteps(20_000, (0.02, 0.05), 1000, torch.Generator().manual_seed(0))
-    assert sorted(drawn.unique().tolist()) == list(range(20, 51))
-    assert sample_timesteps(3, (1.0, 1.0), 1000).tolist() == [999] * 3
+    schedule = GaussianGuideConfig().setup().alphas_cumprod
+    drawn = sample_timesteps(20_000, (0.12, 0.2), schedule, torch.Generator().manual_seed(0)).unique()
+    levels = noise_level(schedule)
+    assert drawn.tolist() == ((levels >= 0.12) & (levels < 0.2)).nonzero()[:, 0].tolist()
+    assert sample_timesteps(3, (1.0, 1.0), schedule).tolist() == [999] * 3
+    assert sample_timesteps(3, (0.5, 0.5), schedule).unique().tolist() == [int((levels < 0.5).sum())]
     with pytest.raises(ValueError, match="low <= high"):
-        sample_timesteps(1, (0.9, 0.1), 1000)
+        sample_timesteps(1, (0.9, 0.1), schedule)
+
+
+def test_a_range_means_the_same_on_every_schedule() -> None:
+    """A signal-to-noise ratio of ((1 - s) / s)^2 at s, on Stable Diffusion's schedule and on others."""
+    abar = GaussianGuideConfig().setup().alphas_cumprod
+    for schedule in (abar, abar.repeat_interleave(2), abar.square()):
+        t = sample_timesteps(5000, (0.12, 0.93), schedule, torch.Generator().manual_seed(0))
+        snr = schedule[t] / (1 - schedule[t])
+        assert snr.max().sqrt() == pytest.approx(0.88 / 0.12, rel=0.05)
+        assert snr.min().sqrt() == pytest.approx(0.07 / 0.93, rel=0.05)
+
+
+def test_flow_weights_are_those_of_a_velocity() -> None:
+    s = torch.tensor([0.1, 0.5, 0.9, 0.97, 0.98, 0.999])
+    abar = (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
+    torch.testing.assert_close(noise_level(abar), s)
+    torch.testing.assert_close(sds_weights(abar, "flow"), 1 / (1 - s).clamp(min=0.02))
+    torch.testing.assert_close(sds_weights(abar, "sigma2"), s**2 / ((1 - s) ** 2 + s**2))
 
 
 def test_annealing_is_linear_and_stays_in_its_ends() -> None:
-    assert annealed_t_range(0.0) == (0.02, 0.98)
-    assert annealed_t_range(0.5, (0.0, 1.0), (0.2, 0.4)) == pytest.approx((0.1, 0.7))
-    assert annealed_t_range(1.5) == annealed_t_range(1.0) == pytest.approx((0.02, 0.5))
+    assert annealed_range(0.0) == (0.12, 0.93)
+    assert annealed_range(0.5, (0.0, 1.0), (0.2, 0.4)) == pytest.approx((0.1, 0.7))
+    assert annealed_range(1.5) == annealed_range(1.0) == pytest.approx((0.12, 0.62))
 
 
 def distillation(guide: GaussianGuideConfig | None = None, **changes: object) -> Distillation:
@@ -228,12 +251,12 @@ def test_a_step_that_is_not_finite_is_skipped_now_and_by_a_run_that_resumes() ->
 
 def test_a_skipped_step_moves_nothing() -> None:
     rgb = torch.full((2, 3, 8, 8), 0.5, requires_grad=True)
-    loss = faulty(t_range_start=(0.95, 0.98)).loss(rgb, VIEWS, 0.0, lambda guide, image: guide.encode(image))
+    loss = faulty(noise_range_start=(0.9, 0.93)).loss(rgb, VIEWS, 0.0, lambda guide, image: guide.encode(image))
     assert torch.equal(torch.autograd.grad(loss, rgb)[0], torch.zeros_like(rgb))
 
 
 def test_many_steps_in_a_row_that_are_not_finite_end_the_run() -> None:
-    broken = faulty(t_range_start=(0.95, 0.98))
+    broken = faulty(noise_range_start=(0.9, 0.93))
     for _ in range(MAX_SKIPPED):
         distilled(broken)
     with pytest.raises(DivergedError, match="11 steps in a row.*dtype to float32"):
@@ -245,8 +268,9 @@ def test_many_steps_in_a_row_that_are_not_finite_end_the_run() -> None:
     [
         {"guidance_rescale": 0.7},
         {"negative_prompt": "a cat"},
-        {"t_range_start": (0.9, 0.98)},
-        {"t_range_end": (0.9, 0.98)},
+        {"weighting": "flow"},
+        {"noise_range_start": (0.88, 0.93)},
+        {"noise_range_end": (0.88, 0.93)},
         {"perp_neg": 1.0},
     ],
     ids=lambda change: next(iter(change)),

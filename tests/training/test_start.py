@@ -204,7 +204,7 @@ def out_of_range(config):
 
 
 def inverted_range(config):
-    config.pipeline.model.sds.t_range_start = (0.9, 0.1)
+    config.pipeline.model.sds.noise_range_start = (0.9, 0.1)
 
 
 def nothing_to_load(config):
@@ -231,7 +231,7 @@ def photos_of_another_kind(config):
             out_of_range,
             "--pipeline.model.sds.guidance-scale is nan.*--pipeline.phases.dreambooth.batch-size is 0: .*at least 1",
         ),
-        (inverted_range, "--pipeline.model.sds.t-range-start is .* the smaller one first"),
+        (inverted_range, "--pipeline.model.sds.noise-range-start is .* the smaller one first"),
         (nothing_to_load, "has no checkpoints: give --load-dir a run"),
         (photos_of_another_kind, "no photos: give --data a folder"),
         (two_rates, "scheduler of encodings .* remove the scheduler, or set .*lr-final-fraction 1"),
