@@ -66,26 +66,33 @@ def tiny_sdxl_folder(path: Path) -> Path:
     return path
 
 
+def tiny_t5_tokenizer():
+    """A tokenizer of single letters that ends like T5's."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<pad>", "</s>", "<unk>", *LETTERS]
+    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
+    )
+
+
 def tiny_if_folder(path: Path, stage: int = 1) -> Path:
     """A random DeepFloyd IF of 16 pixels: T5, attention with added keys, a learned variance, thresholding.
 
     Stage 2 makes images of 32 pixels of smaller ones.
     """
     from diffusers import DDPMScheduler, IFPipeline, IFSuperResolutionPipeline, UNet2DConditionModel
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+    from transformers import T5Config, T5EncoderModel
 
-    tokens = ["<pad>", "</s>", "<unk>", *LETTERS]
-    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=512
-    )
+    tokenizer = tiny_t5_tokenizer()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         text_encoder = T5EncoderModel(
-            T5Config(vocab_size=len(tokens), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+            T5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
         )
         unet = UNet2DConditionModel(
             sample_size=16 * stage,
@@ -120,6 +127,66 @@ def tiny_if_folder(path: Path, stage: int = 1) -> Path:
     else:
         pipeline = IFPipeline(tokenizer, text_encoder, unet, scheduler, *rest)
     pipeline.save_pretrained(path)
+    return path
+
+
+def tiny_sd3_folder(path: Path) -> Path:
+    """A random Stable Diffusion 3 of 8x8x4 latents, two pixels wide each; dual attention as in 3.5, shift 3."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+    clip_tokenizer, t5_tokenizer = tiny_clip_tokenizer(path), tiny_t5_tokenizer()
+    ids = {"bos_token_id": 188, "eos_token_id": 189, "pad_token_id": 189}
+    common = {"vocab_size": 190, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, **ids}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=16, projection_dim=16, **common))
+        second = CLIPTextModelWithProjection(CLIPTextConfig(hidden_size=32, projection_dim=24, **common))
+        third = T5EncoderModel(
+            T5Config(vocab_size=len(t5_tokenizer), d_model=64, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        )
+        transformer = SD3Transformer2DModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=64,
+            caption_projection_dim=16,
+            pooled_projection_dim=16 + 24,
+            pos_embed_max_size=8,
+            dual_attention_layers=(0,),
+            qk_norm="rms_norm",
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=16,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+    StableDiffusion3Pipeline(
+        transformer,
+        FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae,
+        first,
+        clip_tokenizer,
+        second,
+        clip_tokenizer,
+        third,
+        t5_tokenizer,
+    ).save_pretrained(path)
     return path
 
 

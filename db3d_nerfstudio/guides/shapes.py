@@ -56,6 +56,21 @@ _IF = {
     "resnet_skip_time_act": True,
     "act_fn": "gelu",
 }
+_SD35_MEDIUM = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
 SHAPES: dict[str, Shapes] = {
     "sd15": {
         "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
@@ -70,5 +85,19 @@ SHAPES: dict[str, Shapes] = {
         "": {"force_zeros_for_empty_prompt": True},
     },
     "if": {"unet": _IF, "text_encoder": _T5_XXL},
+    "sd3": {
+        "transformer": _SD35_MEDIUM,
+        "vae": {
+            **_VAE,
+            "latent_channels": 16,
+            "scaling_factor": 1.5305,
+            "shift_factor": 0.0609,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        },
+        "text_encoder": {"vocab_size": 49408, "projection_dim": 768, **_CLIP_L},
+        "text_encoder_2": {"vocab_size": 49408, "projection_dim": 1280, **_CLIP_G},
+        "text_encoder_3": _T5_XXL,
+    },
 }
-"""Stable Diffusion 1.5, Stable Diffusion XL, and DeepFloyd IF-I-XL."""
+"""Stable Diffusion 1.5, Stable Diffusion XL, DeepFloyd IF-I-XL, and Stable Diffusion 3.5 medium."""

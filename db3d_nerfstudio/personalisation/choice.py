@@ -11,6 +11,7 @@ import tyro
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
 from db3d_nerfstudio.guides.record import read_record
 from db3d_nerfstudio.guides.tuning.lora_file import adapter_file, read_adapter
 from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
@@ -24,6 +25,7 @@ GUIDES: dict[str, type[DiffusersGuideConfig]] = {
     "toybox": ToyboxGuideConfig,
     "stable-diffusion": StableDiffusionGuideConfig,
     "sdxl": SDXLGuideConfig,
+    "sd3": SD3GuideConfig,
     "deepfloyd": DeepFloydGuideConfig,
 }
 """Configs by their names on the command line."""

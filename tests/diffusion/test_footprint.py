@@ -2,15 +2,18 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 from tiny import tiny_stable_diffusion_folder
+from tiny_pipelines import tiny_sd3_folder
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_fits, footprint
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
+from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
 from db3d_nerfstudio.guides.shapes import SHAPES, Shapes
 from db3d_nerfstudio.guides.skeleton import skeleton
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
@@ -102,13 +105,24 @@ def test_shapes_come_from_a_models_configuration(tmp_path: Path) -> None:
     assert footprint(config, torch.float32).weights > 0
 
 
+@pytest.mark.parametrize("memory", ["keep", "free"])
+def test_shapes_of_transformers_come_from_their_configuration(tmp_path: Path, memory: Literal["keep", "free"]) -> None:
+    config = SD3GuideConfig(model=str(tiny_sd3_folder(tmp_path)), resolution=16, text_encoder_memory=memory)
+    counted = skeleton(config).setup()
+    parameters = {name: sum(p.numel() for p in module.parameters()) for name, module in counted.modules().items()}
+    real = config.setup()
+    assert parameters == {name: sum(p.numel() for p in m.parameters()) for name, m in real.modules().items()}
+    line = check_fits(config, torch.bfloat16, 80 * GIB, Work())
+    assert "The guide needs about 1.2 GiB" in line
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "bar"), [("sd15", 20.0), ("sdxl", 22.0), ("if", 22.0)])
+@pytest.mark.parametrize(("family", "bar"), [("sd15", 20.0), ("sdxl", 22.0), ("if", 22.0), ("sd3", 22.0)])
 def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
-    from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sdxl
+    from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sd3, dreambooth3d_sdxl
     from db3d_nerfstudio.training.machine import work_of
 
-    presets = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if}
+    presets = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if, "sd3": dreambooth3d_sd3}
     preset = presets[family].method.config.pipeline
     work = work_of(preset.phases, preset.model, preset.datamanager)
     needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])

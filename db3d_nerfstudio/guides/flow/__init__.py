@@ -1,0 +1,1 @@
+"""Rectified flows as guides: transformers that predict the velocity from an image to noise."""
