@@ -143,6 +143,7 @@ class Backward:
 
     def __init__(self, networks: Iterable[nn.Module]) -> None:
         self._weights = {p.untyped_storage()._cdata for network in networks for p in network.parameters()}
+        self._kept: list[dict[int, torch.UntypedStorage]] = []
         self.again = 0
         """Of the largest block that is computed again, with gradient checkpointing."""
         for network in networks:
@@ -152,20 +153,26 @@ class Backward:
 
     def kept(self, forward: Callable[[], Any]) -> tuple[int, Any]:
         """Bytes that the backward pass of `forward` needs beside the weights, and its result."""
-        kept: dict[int, int] = {}
+        self._kept.append({})
 
         def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if tensor.device.type == DEVICE and storage._cdata not in self._weights:
-                kept[storage._cdata] = storage.nbytes()
+            self._keep(tensor)
             return tensor.detach()  # An output would keep its own graph alive, and for ever.
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             result = forward()
-        return sum(kept.values()), result
+        return sum(storage.nbytes() for storage in self._kept.pop().values()), result
+
+    def _keep(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if tensor.device.type == DEVICE and storage._cdata not in self._weights:
+            self._kept[-1][storage._cdata] = storage
 
     def _forget(self, block: Callable, *args: Any, **kwargs: Any) -> Any:
-        """In place of `torch.utils.checkpoint`: note what the block keeps, and keep its result only."""
+        """In place of `torch.utils.checkpoint`: note what the block keeps, and keep what it is computed again from."""
+        for value in pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, Tensor):
+                self._keep(value)
         kept, result = self.kept(lambda: block(*args, **kwargs))
         self.again = max(self.again, kept)
         return pytree.tree_map(lambda x: x.detach().requires_grad_() if isinstance(x, Tensor) else x, result)

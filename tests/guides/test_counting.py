@@ -79,13 +79,13 @@ class Checkpointed(nn.Module):
         return x.square()
 
 
-def test_checkpointed_blocks_keep_their_results_alone() -> None:
+def test_checkpointed_blocks_keep_what_they_are_computed_from() -> None:
     with fake_cuda():
         network, x = Checkpointed(), torch.empty(ROWS, WIDTH, device=DEVICE)
         backward = Backward([network])
         kept, _ = backward.kept(lambda: network(x))
         assert backward.again == 3 * ROW_BYTES
-        assert kept == ROW_BYTES, "of the last block's, whose square needs it"
+        assert kept == 3 * ROW_BYTES, "the inputs of both blocks, and what the second makes, whose square needs it"
 
 
 def test_a_gpus_attention_does_not_keep_its_weights() -> None:
