@@ -16,8 +16,8 @@ A guide is one file with two classes:
 * `MyGuide(DiffusionGuide)`, whose `__init__(self, config, device)` sets `device`, `dtype`, `resolution`, `z_shape`,
   `alphas_cumprod`, `prediction_type` and `learning_rate` (or the class does), and which has the methods `encode`,
   `decode`, `embed`, `predict_noise`, `parameters`, `save`, `load` and `fingerprint`. It may set `z_bound`,
-  `tells_sides`, `needs_gpu` and `can_forget`, and replace `check_prompts`, `abar`, `add_cameras`, `sampler`,
-  `draw_timesteps` and `untuned`.
+  `tells_sides`, `sees_references`, `needs_gpu` and `can_forget`, and replace `check_prompts`, `abar`, `add_cameras`,
+  `references`, `sampler`, `draw_timesteps` and `untuned`.
 
 A preset in `method_configs/` makes it a method of `ns-train`, a line in `personalisation/choice.py` a choice of the
 `db3d` commands. For a model in diffusers' layout start from `unet/guide.py` or `flow/guide.py`, which leave only the
@@ -107,6 +107,8 @@ class DiffusionGuide(abc.ABC):
     """A learning rate for DreamBooth that suits `parameters()`; whole networks and adapters differ widely."""
     tells_sides: bool = False
     """Whether prompts may name all of `prompts.DIRECTIONS`, the left side and the right; else front, side and back."""
+    sees_references: bool = False
+    """Whether `references` shows the model images beside the prompt."""
     needs_gpu: bool = False
     """Whether the model is so large that on a CPU a run takes days."""
     can_forget: bool = True
@@ -142,6 +144,10 @@ class DiffusionGuide(abc.ABC):
     def add_cameras(self, text: Float[Tensor, "b n d"], views: Views) -> Float[Tensor, "b n d"]:
         """The text with the cameras of the views written into it; by default the text itself."""
         return text
+
+    def references(self, rgb: Float[Tensor, "m 3 h w"]) -> AbstractContextManager[None]:
+        """Within it, the guide sees these images, in [0, 1], beside the prompt, if `sees_references`."""
+        raise NotImplementedError("This guide does not see reference images.")
 
     def draw_timesteps(self, num: int, generator: torch.Generator | None = None) -> Int[Tensor, " num"]:
         """Timesteps of a batch of DreamBooth, drawn on the generator's device; by default uniformly."""

@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from db3d_nerfstudio.errors import UserError
 
-Family = Literal["Stable Diffusion", "SDXL", "DeepFloyd IF", "Stable Diffusion 3"]
+Family = Literal["Stable Diffusion", "SDXL", "DeepFloyd IF", "Stable Diffusion 3", "FLUX.2 klein"]
 """The models that guides are for."""
 READERS: dict[str, str] = {
     "Stable Diffusion": "dreambooth3d, or the guide stable-diffusion",
     "SDXL": "dreambooth3d-sdxl, or the guide sdxl",
     "DeepFloyd IF": "dreambooth3d-if, or the guide deepfloyd",
     "Stable Diffusion 3": "dreambooth3d-sd3, or the guide sd3",
+    "FLUX.2 klein": "dreambooth3d-flux2, or the guide flux2",
 }
 """What reads each family."""
 _PIPELINES: dict[str, Family] = {
@@ -27,9 +28,10 @@ _PIPELINES: dict[str, Family] = {
     "StableDiffusionXLPipeline": "SDXL",
     "IFPipeline": "DeepFloyd IF",
     "StableDiffusion3Pipeline": "Stable Diffusion 3",
+    "Flux2KleinPipeline": "FLUX.2 klein",
 }
 """The families by the classes of diffusers that their folders name."""
-_FLOWS = ("Stable Diffusion 3",)
+_FLOWS = ("Stable Diffusion 3", "FLUX.2 klein")
 """Those with a transformer in place of a UNet."""
 _DISTILLED_CLASSES = {"FluxPipeline": "FLUX.1", "Flux2Pipeline": "FLUX.2-dev"}
 _DISTILLED_NAMES = re.compile(r"(^|[-_.])(turbo|schnell|lightning|hyper)([-_.]|$)", re.IGNORECASE)

@@ -71,6 +71,25 @@ _SD35_MEDIUM = {
     "dual_attention_layers": tuple(range(13)),
     "qk_norm": "rms_norm",
 }
+_KLEIN_4B = {
+    "in_channels": 128,
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 3 * 2560,
+    "guidance_embeds": False,
+}
+_QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
 SHAPES: dict[str, Shapes] = {
     "sd15": {
         "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
@@ -99,5 +118,6 @@ SHAPES: dict[str, Shapes] = {
         "text_encoder_2": {"vocab_size": 49408, "projection_dim": 1280, **_CLIP_G},
         "text_encoder_3": _T5_XXL,
     },
+    "flux2": {"transformer": _KLEIN_4B, "vae": {}, "text_encoder": _QWEN3_4B},
 }
-"""Stable Diffusion 1.5, Stable Diffusion XL, DeepFloyd IF-I-XL, and Stable Diffusion 3.5 medium."""
+"""Stable Diffusion 1.5, SDXL, DeepFloyd IF-I-XL, Stable Diffusion 3.5 medium, and FLUX.2 klein base 4B."""

@@ -97,6 +97,9 @@ class NoWords:
         ids = torch.zeros(len(prompts), max_length, dtype=torch.long)
         return _Words(ids, torch.ones_like(ids))
 
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        return messages[0]["content"]
+
     def get_vocab(self) -> dict[str, int]:
         return {}
 

@@ -11,6 +11,7 @@ import tyro
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.config import DiffusersGuideConfig
+from db3d_nerfstudio.guides.flow.flux2 import Flux2GuideConfig
 from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
 from db3d_nerfstudio.guides.record import read_record
 from db3d_nerfstudio.guides.tuning.lora_file import adapter_file, read_adapter
@@ -26,6 +27,7 @@ GUIDES: dict[str, type[DiffusersGuideConfig]] = {
     "stable-diffusion": StableDiffusionGuideConfig,
     "sdxl": SDXLGuideConfig,
     "sd3": SD3GuideConfig,
+    "flux2": Flux2GuideConfig,
     "deepfloyd": DeepFloydGuideConfig,
 }
 """Configs by their names on the command line."""

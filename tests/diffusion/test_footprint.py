@@ -1,6 +1,7 @@
 """The memory of the presets' guides is within what a card of 24 GB has, counted at the true widths of their models."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -117,13 +118,20 @@ def test_shapes_of_transformers_come_from_their_configuration(tmp_path: Path, me
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "bar"), [("sd15", 20.0), ("sdxl", 22.0), ("if", 22.0), ("sd3", 22.0)])
-def test_presets_fit_a_card_of_24_gb(family: str, bar: float) -> None:
-    from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sd3, dreambooth3d_sdxl
+@pytest.mark.parametrize(
+    ("family", "preset", "bar"),
+    [
+        ("sd15", "dreambooth3d", 20.0),
+        ("sdxl", "dreambooth3d_sdxl", 22.0),
+        ("if", "dreambooth3d_if", 22.0),
+        ("sd3", "dreambooth3d_sd3", 22.0),
+        ("flux2", "dreambooth3d_flux2", 22.0),
+    ],
+)
+def test_presets_fit_a_card_of_24_gb(family: str, preset: str, bar: float) -> None:
     from db3d_nerfstudio.training.machine import work_of
 
-    presets = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if, "sd3": dreambooth3d_sd3}
-    preset = presets[family].method.config.pipeline
-    work = work_of(preset.phases, preset.model, preset.datamanager)
-    needed = footprint(replace(preset.model.guide), torch.bfloat16, work, SHAPES[family])
+    pipeline = import_module(f"db3d_nerfstudio.method_configs.{preset}").method.config.pipeline
+    work = work_of(pipeline.phases, pipeline.model, pipeline.datamanager)
+    needed = footprint(replace(pipeline.model.guide), torch.bfloat16, work, SHAPES[family])
     assert needed.peak / GIB < bar

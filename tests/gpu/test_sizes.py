@@ -19,11 +19,23 @@ from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, choose_dtype
 from db3d_nerfstudio.guides.shapes import SHAPES
 from db3d_nerfstudio.guides.skeleton import skeleton
-from db3d_nerfstudio.method_configs import dreambooth3d, dreambooth3d_if, dreambooth3d_sd3, dreambooth3d_sdxl
+from db3d_nerfstudio.method_configs import (
+    dreambooth3d,
+    dreambooth3d_flux2,
+    dreambooth3d_if,
+    dreambooth3d_sd3,
+    dreambooth3d_sdxl,
+)
 from db3d_nerfstudio.workspace import Workspace
 
-PRESETS = {"sd15": dreambooth3d, "sdxl": dreambooth3d_sdxl, "if": dreambooth3d_if, "sd3": dreambooth3d_sd3}
-TUNED = {"sd15": ("full", "lora"), "sdxl": ("lora",), "if": ("lora",), "sd3": ("lora",)}
+PRESETS = {
+    "sd15": dreambooth3d,
+    "sdxl": dreambooth3d_sdxl,
+    "if": dreambooth3d_if,
+    "sd3": dreambooth3d_sd3,
+    "flux2": dreambooth3d_flux2,
+}
+TUNED = {"sd15": ("full", "lora"), "sdxl": ("lora",), "if": ("lora",), "sd3": ("lora",), "flux2": ("lora",)}
 CUDA = torch.device("cuda")
 
 

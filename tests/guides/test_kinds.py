@@ -90,6 +90,8 @@ def test_unets_of_other_models(config: dict, family: str, said: str) -> None:
         ("stabilityai/stable-diffusion-3.5-large-turbo", {"_class_name": "StableDiffusion3Pipeline"}, "is distilled"),
         ("some/sd3-schnell", {}, "is distilled: .* without classifier-free guidance.* Give the base model"),
         ("some/model", {"_class_name": "StableDiffusion3Pipeline", "is_distilled": True}, "is distilled"),
+        ("some/model", {"_class_name": "Flux2KleinPipeline"}, "a model of FLUX.2 klein: use dreambooth3d-flux2"),
+        ("some/model", {"_class_name": "Flux2Pipeline"}, r"\(FLUX.2-dev\) is distilled"),
         ("some/model", {"_class_name": "FluxPipeline"}, r"\(FLUX.1\) is distilled"),
         ("some/model", {"_class_name": "StableDiffusionXLPipeline"}, "a model of SDXL: use dreambooth3d-sdxl"),
         ("some/model", {"_class_name": "SanaPipeline"}, "is a Sana model, which this guide does not read"),

@@ -8,7 +8,7 @@ import torch
 from nerfstudio.scripts.train import main
 from pretend import DEVICE, MixedDevices, pretend_device
 from tiny import tiny_stable_diffusion_folder, tiny_toybox_folder
-from tiny_pipelines import tiny_if_folder, tiny_sd3_folder, tiny_sdxl_folder
+from tiny_pipelines import tiny_flux2_folder, tiny_if_folder, tiny_sd3_folder, tiny_sdxl_folder
 from tiny_presets import tiny_config
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
@@ -37,6 +37,7 @@ FAMILIES: dict[str, tuple[str, Callable[[Path], Path], dict]] = {
     "sd, a new word": ("textual_inversion_fusion", tiny_stable_diffusion_folder, {"new_token_like": "a"}),
     "sdxl": ("dreambooth3d_sdxl", tiny_sdxl_folder, {}),
     "if": ("dreambooth3d_if", tiny_if_folder, {}),
+    "flux2": ("dreambooth3d_flux2", tiny_flux2_folder, {"resolution": 16}),
     "sd3": ("dreambooth3d_sd3", tiny_sd3_folder, {"resolution": 16}),
     "toybox": ("dreambooth3d_toybox", tiny_toybox_folder, {}),
     "latents": ("latent_nerf", tiny_stable_diffusion_folder, {}),
