@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,8 @@ class Work:
     """Whether guidance also avoids two other prompts for each view."""
     chunk: int = 4
     """Renders translated at a time."""
+    references: int = 0
+    """Images that the guide sees while it translates."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def footprint(
         guide = skeleton(config, shapes).setup(device=DEVICE)
         weights, tasks = memory.now, {}
         tasks["reading prompts"] = _peak(memory, lambda: _text(guide))
-        tasks["translation"] = _peak(memory, lambda: _translate(guide, work.chunk))
+        tasks["translation"] = _peak(memory, lambda: _translate(guide, work))
         tasks["score distillation"] = _distil(guide, work, memory) + work.nerf
         training = kept = 0
         if work.tuned:
@@ -178,10 +181,12 @@ def _draw(guide: DiffusersGuide, num: int) -> None:
         guide.decode(z)
 
 
-def _translate(guide: DiffusersGuide, num: int) -> None:
+def _translate(guide: DiffusersGuide, work: Work) -> None:
+    rgb = torch.empty(work.chunk, 3, guide.resolution, guide.resolution, device=DEVICE)
     with torch.no_grad():
-        guide.encode(torch.empty(num, 3, guide.resolution, guide.resolution, device=DEVICE))
-    _draw(guide, num)
+        guide.encode(rgb)
+    with guide.references(rgb[:1].expand(work.references, -1, -1, -1)) if work.references else nullcontext():
+        _draw(guide, work.chunk)
 
 
 def _distil(guide: DiffusersGuide, work: Work, memory: Memory) -> int:

@@ -24,6 +24,8 @@ OCCUPIED = 0.2
 """Share of the samples of a view that lie in occupied cells, of a subject that fills the scene."""
 SAMPLE_BYTES = 1000
 """What a sample of a lit view holds at once in a training step: values for the backward pass, and their gradients."""
+MOST_PHOTOS = 6
+"""Of a subject, as the paper has them."""
 CPU_SECONDS = 34.0
 """Of a guided micro-step of Stable Diffusion on two cores."""
 
@@ -77,6 +79,7 @@ def work_of(phases: PhasesConfig, model: DreamBooth3DModelConfig, data: DreamBoo
         nerf=nerf_bytes(views, side, model.sampler.num_samples),
         perp_neg=model.sds.perp_neg > 0,
         chunk=phases.pseudo_views.chunk,
+        references=MOST_PHOTOS if phases.pseudo_views.references else 0,
     )
 
 

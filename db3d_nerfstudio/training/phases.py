@@ -73,6 +73,8 @@ class PseudoViewsConfig(TranslationConfig):
     margin: NonNegative | None = None
     """Distance from the renders' silhouettes within which the guide may draw, in widths of the image; the rest stays
     background. By default it draws everywhere, which may reproduce backgrounds of the photos."""
+    references: bool = False
+    """Show the guide the photos while it draws, if it sees references (FLUX.2)."""
     chunk: Count = 4
     """Number of renders translated at a time."""
     images: Path | None = None

@@ -8,6 +8,7 @@ RUN/pseudo_views/
 """
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -43,7 +44,8 @@ def make(
         prompt: The prompt of the pseudo views.
         path: An empty folder for the dataset and, if it is tuned, the upscaler.
         first: The initial asset seen by the cameras of the pseudo views, and its accumulation.
-        tuner: Has the photos, for the upscaler and for the contact sheet, which grows as views are made.
+        tuner: Has the photos: references, pictures for the upscaler, and a row of the contact sheet, which grows as
+            views are made.
     """
     guide, photos = context.guide, tuner.data.images
     cameras, views = context.datamanager.config.dataparser.orbit()
@@ -56,7 +58,8 @@ def make(
     with context.unlocked():
         large = None if upscaler is None else PromptBank(upscaler, prompt, negative_prompt)(views)
     made = []
-    with context.task(PSEUDO_VIEWS) as progress:
+    seen = guide.references(photos) if config.references else nullcontext()
+    with seen, context.task(PSEUDO_VIEWS) as progress:
         for part in (slice(i, i + config.chunk) for i in range(0, len(renders), config.chunk)):
             inside = None if mask is None else mask[part]
             images = translate(guide, renders[part].to(guide.device), conditioning[part], config, generator, inside)

@@ -51,6 +51,11 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
             raise UserError("a method of one stage has no use for a mesh: leave --pipeline.phases.initial.mesh out")
         phases.initial.mesh = phases.initial.mesh.expanduser().absolute()
         read_asset(phases.initial.mesh, phases.initial.mesh_up)
+    if phases.pseudo_views.references and not model.guide._target.sees_references:
+        raise UserError(
+            "this guide does not see reference images: leave out --pipeline.phases.pseudo-views.references, or train "
+            "with dreambooth3d-flux2"
+        )
     if phases.pseudo_views.images is not None:
         phases.pseudo_views.images = phases.pseudo_views.images.expanduser().absolute()
         given_views(phases.pseudo_views.images, datamanager.dataparser.num_views)

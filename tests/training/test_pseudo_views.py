@@ -1,11 +1,14 @@
 """Pseudo views: what they are made from, and a dataset on disk that other programs read."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
+from tiny import GaussianGuide, GaussianGuideConfig
 from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.cameras import orbit_cameras
@@ -47,6 +50,29 @@ def test_every_setting_of_the_translation_changes_the_pseudo_views(config, name,
         views.append(load_pseudo_views(run.context.folder / "pseudo_views"))
         setattr(config.pipeline.phases.pseudo_views, name, value)
     assert not torch.equal(*views)
+
+
+class SeeingGuide(GaussianGuide):
+    """Draws brighter, the brighter what it sees."""
+
+    sees_references = True
+
+    @contextmanager
+    def references(self, rgb: torch.Tensor) -> Iterator[None]:
+        self.shift.data += rgb.mean()
+        yield
+        self.shift.data -= rgb.mean()
+
+
+def test_the_guide_sees_the_photos_while_it_draws(config):
+    config.pipeline.model.guide = GaussianGuideConfig(_target=SeeingGuide, mean=0.3)
+    views = []
+    for config.timestamp in ("run", "other"):
+        run = tiny_run(config)
+        run.runner.before_step(START)
+        views.append(load_pseudo_views(run.context.folder / "pseudo_views"))
+        config.pipeline.phases.pseudo_views.references = True
+    assert (views[1] - views[0]).mean() > 0.05
 
 
 def test_silhouettes_are_dilated_by_a_share_of_the_width():

@@ -207,6 +207,10 @@ def inverted_range(config):
     config.pipeline.model.sds.noise_range_start = (0.9, 0.1)
 
 
+def references_for_a_guide_that_sees_none(config):
+    config.pipeline.phases.pseudo_views.references = True
+
+
 def nothing_to_load(config):
     config.load_dir = config.pipeline.datamanager.data
 
@@ -232,6 +236,7 @@ def photos_of_another_kind(config):
             "--pipeline.model.sds.guidance-scale is nan.*--pipeline.phases.dreambooth.batch-size is 0: .*at least 1",
         ),
         (inverted_range, "--pipeline.model.sds.noise-range-start is .* the smaller one first"),
+        (references_for_a_guide_that_sees_none, "does not see reference images.*train with dreambooth3d-flux2"),
         (nothing_to_load, "has no checkpoints: give --load-dir a run"),
         (photos_of_another_kind, "no photos: give --data a folder"),
         (two_rates, "scheduler of encodings .* remove the scheduler, or set .*lr-final-fraction 1"),
