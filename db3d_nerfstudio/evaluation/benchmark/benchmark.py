@@ -46,7 +46,8 @@ class BenchmarkConfig:
     """Methods to compare; the first is compared with each other one. A method with options of its own goes in quotes:
     "dreambooth3d-toybox --pipeline.phases.multiview-steps 0"."""
     oracles: bool = False
-    """Compare the first method with its oracles, too: true pseudo views, and photos from all round, of toys."""
+    """Compare the first method with its oracles, too, which have the true initial NeRF, true pseudo views, or photos
+    from all round; of toys."""
     classes: tuple[str, ...] = ("dog", "duck", "robot", "car", "chair", "teapot")
     """Kinds of toys. No guide was trained on these toys."""
     toys_per_class: Count = 1

@@ -2,6 +2,7 @@
 
 TRUTH/orbit/000.png              true pseudo views, transparent around the toy
 TRUTH/all_round/0_front.png      casual photos from all eight sides, named after them
+TRUTH/mesh.glb                   the toy
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 TRUTH = "{truth}"
 """What stands for the folder in the options of an oracle."""
 ORACLES = {
+    "true initial NeRF": f"--pipeline.phases.initial.mesh {TRUTH}/mesh.glb --pipeline.phases.initial.mesh-front 0",
     "true pseudo views": f"--pipeline.phases.pseudo-views.images {TRUTH}/orbit",
     "photos from all round": f"--data {TRUTH}/all_round --pipeline.phases.dreambooth.view-words file_names",
 }
@@ -60,6 +62,7 @@ def save_truth(subject: Subject, seed: int, folder: Path) -> None:
     for index, place in enumerate(places):
         pixels = studio.cut_out(Shot(*place), int(cameras[index].width))
         Image.fromarray(pixels).save(folder / "orbit" / f"{index:03d}.png")
+    (folder / "mesh.glb").write_bytes(subject.glb())
     azimuths = tuple(360.0 / len(DIRECTIONS) * step for step in range(len(DIRECTIONS)))
     for index, photo in enumerate(photograph(subject, seed, azimuths)):
         photo.save(folder / "all_round" / f"{index}_{DIRECTIONS[index].replace(' ', '_')}.png")

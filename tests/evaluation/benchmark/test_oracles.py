@@ -14,6 +14,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.benchmark import BenchmarkConfig, choose_subjects, make_jobs
 from db3d_nerfstudio.evaluation.benchmark.oracles import ORACLES, oracles_of, truth_of
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
+from db3d_nerfstudio.results.asset import picture_asset, read_asset
 from db3d_nerfstudio.toybox.subjects import make_subject
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.pseudo_views import given_views
@@ -46,6 +47,14 @@ def test_true_pseudo_views_are_seen_by_the_cameras_of_the_orbit(duck: BenchmarkS
         assert (alpha & seen[index]).sum() / (alpha | seen[index]).sum() > 0.97
 
 
+def test_the_true_mesh_stands_where_the_pseudo_views_show_it(duck: BenchmarkSubject) -> None:
+    cameras, _ = DreamBooth3DDataParserConfig().orbit()
+    alphas = [rgba[3] > 0.5 for rgba in picture_asset(read_asset(duck.truth / "mesh.glb"), cameras[:5])]
+    for index, alpha in enumerate(alphas):
+        seen = np.asarray(Image.open(duck.truth / "orbit" / f"{index:03d}.png"))[..., 3] > 127
+        assert (alpha.numpy() & seen).sum() / (alpha.numpy() | seen).sum() > 0.85, "but for its size"
+
+
 def test_photos_from_all_round_are_named_after_their_sides(duck: BenchmarkSubject) -> None:
     names = [named_view(path, tells_sides=True) for path in sorted((duck.truth / "all_round").iterdir())]
     assert tuple(names) == DIRECTIONS
@@ -54,7 +63,8 @@ def test_photos_from_all_round_are_named_after_their_sides(duck: BenchmarkSubjec
 def test_oracles_are_methods_with_the_truth_in_their_options(duck: BenchmarkSubject, tmp_path: Path) -> None:
     jobs = make_jobs(CONFIG, tmp_path, [duck])
     assert [job.cell.method for job in jobs] == [OURS, *oracles_of(OURS)] and len(jobs) == 1 + len(ORACLES)
-    views, photos = jobs[1].train, jobs[2].train
+    mesh, views, photos = (job.train for job in jobs[1:])
+    assert mesh[-4:-2] == ("--pipeline.phases.initial.mesh", str(duck.truth / "mesh.glb"))
     assert views[-2:] == ("--pipeline.phases.pseudo-views.images", str(duck.truth / "orbit"))
     assert photos[photos.index("--pipeline.phases.dreambooth.view-words") - 1] == str(duck.truth / "all_round")
     with pytest.raises(UserError, match="no known truth"):
