@@ -17,12 +17,12 @@ def as_a_new_word(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTrainerConfi
     guide.tuning = "textual_inversion"
     guide.train_text_encoder = False
     config.pipeline.phases.identifier = guide.new_token
+    config.pipeline.phases.dreambooth.learning_rate = None  # The guide's for a word.
     return config
 
 
 config = as_a_new_word(in_one_stage(deepcopy(dreambooth3d.method.config)))
 config.method_name = "textual-inversion-fusion"
-config.pipeline.phases.dreambooth.learning_rate = None  # That of a word, 5e-4.
 config.pipeline.phases.full_steps = 3000  # diffusers.
 
 method = MethodSpecification(config, description='Baseline: textual inversion, distillation; the prompt says "<sks>".')

@@ -14,6 +14,7 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.dreambooth import Batch, DreamBoothConfig, dreambooth_loss, needs_prior
 from db3d_nerfstudio.diffusion.guidance import Conditioning, PerpNeg, guided_noise
 from db3d_nerfstudio.diffusion.sampling import BATCH_SIZE
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.guides.config import DiffusersGuideConfig
@@ -54,6 +55,8 @@ class Work:
     """Renders translated at a time."""
     references: int = 0
     """Images that the guide sees while it translates."""
+    upscaler: UpscalerConfig | None = None
+    """The model that enlarges pseudo views, which is loaded beside the guide."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,8 @@ def footprint(
             if needs_prior(guide, work.dreambooth):
                 tasks["class images"] = _peak(memory, lambda: _draw(guide, BATCH_SIZE))
             training, kept, tasks["fine-tuning"] = _tune(guide, work.dreambooth, memory)
+        if work.upscaler is not None:
+            tasks |= _upscale(guide, work.upscaler, work, memory)
     return Footprint(weights, training, kept, tasks)
 
 
@@ -187,6 +192,25 @@ def _translate(guide: DiffusersGuide, work: Work) -> None:
         guide.encode(rgb)
     with guide.references(rgb[:1].expand(work.references, -1, -1, -1)) if work.references else nullcontext():
         _draw(guide, work.chunk)
+
+
+def _upscale(guide: DiffusersGuide, config: UpscalerConfig, work: Work, memory: Memory) -> dict[str, int]:
+    """The peaks of what an upscaler does while the guide is there; its shapes are those in its model's files."""
+    dtype = guide.config.dtype if config.dtype == "auto" else config.dtype
+    upscaler = skeleton(replace(config, dtype=dtype, device=None)).setup(device=DEVICE, first_stage=guide)
+    side = guide.resolution
+
+    def draw() -> None:
+        upscaler.show(torch.empty(work.chunk, 3, side, side, device=DEVICE))
+        _draw(upscaler, work.chunk)
+
+    tasks = {"reading prompts for upscaling": _peak(memory, lambda: _text(upscaler))}
+    tasks["upscaling"] = _peak(memory, draw)
+    if config.max_train_steps > 0:
+        dreambooth = replace(work.dreambooth, prior_loss_weight=0.0)
+        upscaler.show(torch.empty(dreambooth.batch_size, 3, side, side, device=DEVICE))
+        tasks["tuning the upscaler"] = _tune(upscaler, dreambooth, memory)[2]
+    return tasks
 
 
 def _distil(guide: DiffusersGuide, work: Work, memory: Memory) -> int:

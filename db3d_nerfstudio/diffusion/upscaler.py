@@ -61,7 +61,7 @@ class Upscaler(DeepFloydGuide):
 
         super().__init__(config, device)
         noising = self._read(DDPMScheduler, "image_noising_scheduler")
-        self._noising_abar = noising.alphas_cumprod[config.noise_level].item()
+        self._noising_abar = noising.alphas_cumprod[config.noise_level].to(self.device)
         self._first_stage = first_stage if isinstance(first_stage, DeepFloydGuide) else None
         self._shown: Float[Tensor, "b 3 h w"] | None = None
 

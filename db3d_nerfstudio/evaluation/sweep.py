@@ -53,8 +53,9 @@ def methods_of(config: SweepConfig) -> tuple[str, ...]:
             f"{rescale:g} --pipeline.model.recon-loss-mult {recon:g}"
         )
     if config.contrast:
-        adapters = "--pipeline.model.guide.tuning lora --pipeline.model.guide.train-text-encoder False"
-        runs.append(f"{config.method} --pipeline.model.sds.gradient contrast {adapters}")
+        adapters = "--pipeline.model.guide.tuning lora --pipeline.model.guide.lora-rank 16"
+        frozen = "--pipeline.model.guide.train-text-encoder False --pipeline.phases.dreambooth.learning-rate None"
+        runs.append(f"{config.method} --pipeline.model.sds.gradient contrast {adapters} {frozen}")
     return tuple(runs)
 
 

@@ -40,9 +40,9 @@ class Skeleton(DiffusersGuide):
     shapes: Shapes | None
     _vae_dtype: torch.dtype  # Of guides with a VAE.
 
-    def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu") -> None:
+    def __init__(self, config: DiffusersGuideConfig, device: torch.device | str = "cpu", **others: Any) -> None:
         with mock.patch.object(diffusers_guide, "check_device", lambda device: None):  # It may be fake.
-            super().__init__(config, device)
+            super().__init__(config, device, **others)
         self._text_digest = ""  # Of random weights: nothing is cached by it.
 
     def _checked_source(self) -> str:

@@ -156,8 +156,14 @@ def rembg_model(name: str) -> Segmenter:
             'cutting subjects out needs rembg: pip install "db3d_nerfstudio[cutout]", or give --model a CLIPSeg model '
             "such as CIDAS/clipseg-rd64-refined, and --noun"
         ) from None
+    announce(f"Loading {name}, which rembg downloads on first use")
     try:
         session = new_session(name)
+    except OSError as error:
+        raise UserError(
+            f"rembg cannot download {name} ({type(error).__name__}): connect this machine once, copy the file to the "
+            "place that the line above names, or cut the photos out elsewhere: ones with transparency need no model"
+        ) from None
     except ValueError as error:
         raise UserError(
             f"rembg has no model {name} ({error}): use u2net, isnet-general-use or birefnet-general"

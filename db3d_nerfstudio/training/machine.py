@@ -72,14 +72,17 @@ def check_precision(mixed_precision: bool, use_grad_scaler: bool) -> None:
 def work_of(phases: PhasesConfig, model: DreamBooth3DModelConfig, data: DreamBooth3DDataManagerConfig) -> Work:
     """What a run asks of its guide, and what the NeRF takes meanwhile."""
     views, side = data.views_per_step, max(side for _, side in data.random_cameras.resolution)
+    translation = phases.pseudo_views
+    translates = not phases.one_stage and translation.images is None
     return Work(
         phases.dreambooth,
         tuned=phases.needs_photos,
         views=views,
         nerf=nerf_bytes(views, side, model.sampler.num_samples),
         perp_neg=model.sds.perp_neg > 0,
-        chunk=phases.pseudo_views.chunk,
-        references=MOST_PHOTOS if phases.pseudo_views.references else 0,
+        chunk=translation.chunk,
+        upscaler=translation.upscaler if translates else None,
+        references=MOST_PHOTOS if translation.references else 0,
     )
 
 

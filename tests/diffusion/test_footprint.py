@@ -8,10 +8,11 @@ from typing import Literal
 import pytest
 import torch
 from tiny import tiny_stable_diffusion_folder
-from tiny_pipelines import tiny_sd3_folder
+from tiny_pipelines import tiny_if_folder, tiny_sd3_folder
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_fits, footprint
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
 from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
@@ -75,6 +76,20 @@ def test_every_choice_that_saves_or_costs_memory_is_counted() -> None:
     assert small(Work(chunk=16)).tasks["translation"] > base.tasks["translation"]
     assert "fine-tuning" not in small(Work(tuned=False)).tasks
     assert base.peak == max(base.tasks.values()) + RESERVE
+
+
+@pytest.mark.slow
+def test_the_upscaler_of_pseudo_views_is_counted_beside_the_guide(tmp_path: Path) -> None:
+    model = str(tiny_if_folder(tmp_path, stage=2))
+    base = small(text_encoder_memory="free")
+    drawn = small(Work(upscaler=UpscalerConfig(model=model)), text_encoder_memory="free")
+    assert drawn.tasks.keys() - base.tasks.keys() == {"reading prompts for upscaling", "upscaling"}
+    networks = sum(file.stat().st_size for file in tmp_path.glob("unet/*.safetensors")) // 2
+    assert drawn.tasks["upscaling"] > base.weights + networks, "in half precision"
+    tuned = small(Work(upscaler=UpscalerConfig(model=model, tuning="full", max_train_steps=1)))
+    assert tuned.tasks["tuning the upscaler"] > base.weights + 2 * 4 * networks, "weights, gradients and moments"
+    more = small(Work(chunk=16, upscaler=UpscalerConfig(model=model)), text_encoder_memory="free")
+    assert more.tasks["upscaling"] > drawn.tasks["upscaling"]
 
 
 def test_pictures_are_decoded_one_by_one() -> None:

@@ -21,6 +21,7 @@ def test_reconstruction_keeps_its_share_at_every_scale() -> None:
         assert f"guidance-scale {scale} " in run and f"guidance-rescale {rescale} " in run
         assert run.endswith(f"recon-loss-mult {recon}")
     assert "gradient contrast" in runs[-1] and "tuning lora" in runs[-1]
+    assert "learning-rate None" in runs[-1], "a rate for all weights would leave adapters as they are"
     assert len(methods_of(SweepConfig(contrast=False))) == 8
 
 

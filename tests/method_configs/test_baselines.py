@@ -61,9 +61,9 @@ def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
     changed = set(differences(settings(one), settings(other)))
     guide = "pipeline.model.guide"
     tuned = {f"{guide}.train_text_encoder"} if one.pipeline.model.guide.train_text_encoder else set()
-    training = {"pipeline.phases.dreambooth.learning_rate", "pipeline.phases.full_steps"}
-    own = training if fusion is dreambooth_fusion else set()
-    assert changed - tuned == {"method_name", f"{guide}.tuning", "pipeline.phases.identifier", *own}
+    own = "full_steps" if fusion is dreambooth_fusion else "dreambooth.learning_rate"
+    assert changed - tuned == {"method_name", f"{guide}.tuning", f"pipeline.phases.{own}", "pipeline.phases.identifier"}
+    assert other.pipeline.phases.dreambooth.learning_rate is None, "that of a word"
     assert not other.pipeline.model.guide.train_text_encoder
     assert other.pipeline.model.guide.tuning == "textual_inversion"
     assert other.pipeline.phases.identifier == other.pipeline.model.guide.new_token

@@ -31,6 +31,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def new_session(name: str) -> str:
         if name == "bad":
             raise ValueError("no such model")
+        if name == "far":
+            raise ConnectionError("Max retries exceeded with url")
         return "session"
 
     monkeypatch.setitem(sys.modules, "rembg", SimpleNamespace(remove=remove, new_session=new_session))
@@ -77,6 +79,8 @@ def test_what_goes_wrong_is_one_line(photos: Path, tmp_path: Path, asked: list[s
         run(whole=("9.png",))
     with pytest.raises(UserError, match="use u2net"):
         run(model="bad")
+    with pytest.raises(UserError, match="cannot download far .ConnectionError.: connect this machine once"):
+        run(model="far")
     with pytest.raises(UserError, match="set --noun"):
         run(model="CIDAS/clipseg-rd64-refined")
     monkeypatch.setattr(cutout, "rembg_model", lambda name: lambda photo: Image.new("L", photo.size, 0))

@@ -23,6 +23,7 @@ from db3d_nerfstudio.personalisation.uses import USES, uses
 from db3d_nerfstudio.toybox.captions import words
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.words import parse_subject
+from db3d_nerfstudio.workspace import Workspace
 
 SUBJECT = "a photo of a sks dog"
 QUICK = DreamBoothConfig(num_class_images=2, class_sampling=SamplingConfig(1), batch_size=1, learning_rate=1e-2)
@@ -194,3 +195,11 @@ def test_command_line_chooses_the_guide(monkeypatch: pytest.MonkeyPatch) -> None
     assert seen[1].guide == StableDiffusionGuideConfig(model="my/model", tuning="lora")
     assert {"toybox", "stable-diffusion"} <= GUIDES.keys()
     assert "guide" == fields(PersonaliseConfig)[-1].name  # tyro wants a subcommand's options last.
+
+
+def test_a_fine_tune_without_its_weights_says_why(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    folder = workspace.once("full", {}, lambda path: (path / "guide.json").write_text("{}"))
+    workspace.release("full")
+    with pytest.raises(UserError, match="keep-full False.: give --personalised another"):
+        guide_of(folder, ToyboxGuideConfig())

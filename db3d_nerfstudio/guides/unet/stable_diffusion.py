@@ -47,9 +47,13 @@ class StableDiffusionGuide(UNetGuide):
     family: Family = "Stable Diffusion"
     folders = (*UNetGuide.folders, "vae")
     learning_rates = {"full": 5e-6, "lora": 1e-4, "textual_inversion": 5e-4}
+    learning_rate_with_text = 2e-6
+    """Of full fine-tuning together with the text encoder, as in diffusers and ThemeStation."""
 
     def __init__(self, config: StableDiffusionGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)
+        if config.tuning == "full" and config.train_text_encoder:
+            self.learning_rate = self.learning_rate_with_text
         self._vae_dtype = getattr(torch, config.vae_dtype)
         self.vae = self._read_vae()
         shape = self.vae.config

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_stable_diffusion_folder
 from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
+from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
 
 CONFIGS = {"sdxl": (tiny_sdxl_folder, SDXLGuideConfig), "if": (tiny_if_folder, DeepFloydGuideConfig)}
 
@@ -93,3 +95,12 @@ def test_if_draws_with_a_variance_of_its_own_schedule(deepfloyd: Path) -> None:
 def test_text_encoders_of_the_large_are_not_trained(family: str) -> None:
     with pytest.raises(ValueError, match="not trained: set train_text_encoder to False"):
         CONFIGS[family][1](train_text_encoder=True).setup()
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [({}, 5e-6), ({"train_text_encoder": True}, 2e-6), ({"tuning": "lora", "train_text_encoder": True}, 1e-4)],
+)
+def test_the_learning_rate_is_that_of_what_is_trained(tmp_path: Path, settings: dict, rate: float) -> None:
+    model = str(tiny_stable_diffusion_folder(tmp_path))
+    assert StableDiffusionGuideConfig(model=model, **settings).setup().learning_rate == rate
