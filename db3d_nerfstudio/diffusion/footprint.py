@@ -218,11 +218,13 @@ def _distil(guide: DiffusersGuide, work: Work, memory: Memory) -> int:
     rgb = torch.empty(work.views, 3, 64, 64, device=DEVICE, requires_grad=True)
     backward = Backward(guide.modules().values())
     memory.restart()
-    z = guide.encode(rgb)
-    encoded = memory.now
+    before = memory.now
+    kept, z = backward.kept(lambda: guide.encode(rgb))
+    encoded = max(memory.now, before + kept)
+    unseen = encoded - memory.now  # What checkpoints keep.
     _noise(guide, work.views, 2 if work.perp_neg else 0)
     del z
-    return max(memory.peak, encoded + backward.again)
+    return max(memory.peak + unseen, encoded + backward.again)
 
 
 def _tune(guide: DiffusersGuide, config: DreamBoothConfig, memory: Memory) -> tuple[int, int, int]:
