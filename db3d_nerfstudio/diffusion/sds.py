@@ -186,7 +186,6 @@ def contrast_loss_of_z(
     base_text: Float[Tensor, "b n d"],
     t: Int[Tensor, " b"],
     config: SDSConfig,
-    generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
     """A scalar whose gradient with respect to `z` is what tuning has added to the model,
 
@@ -196,7 +195,7 @@ def contrast_loss_of_z(
     its base. Both estimates are of the same noise, so that most of it cancels without guidance.
     """
     with torch.no_grad():
-        z_t = add_noise(guide, z, t, standard_noise(z.shape, z.device, generator))
+        z_t = add_noise(guide, z, t, standard_noise(z.shape, z.device))
         tuned = guide.predict_noise(z_t, t, text)
         with guide.untuned():
             base = guide.predict_noise(z_t, t, base_text)
