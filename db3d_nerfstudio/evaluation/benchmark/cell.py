@@ -134,7 +134,7 @@ def make_job(
     preset, *options = split_words(cell.method) or [""]
     phases, subject = phases_of(preset), cell.subject
     if TRUTH in cell.method and subject.truth is None:
-        raise UserError(f"{subject.name} has no known truth for {cell.method}: use toys, and --oracles True")
+        raise UserError(f"{subject.name} has no known truth for {cell.method}: use toys, and --oracles")
     options = [option.replace(TRUTH, str(subject.truth)) for option in options]
     folder = root / "cells" / cell.name
     train = ["ns-train", preset, "--output-dir", str(folder), "--experiment-name", "train", "--timestamp", "run"]
