@@ -55,7 +55,8 @@ class EvaluateConfig:
     mesh: bool = False
     """Measure the mesh of `db3d export` too: adds its chamfer distance and F-score to the true toy."""
     redrawn: bool = False
-    """Translate true views of the toy as stage 2 does: adds their PSNR, and RUN/evaluation/redrawn.png."""
+    """Translate true views of the toy as stage 2 does: adds their PSNR, and RUN/evaluation/redrawn.png, for runs that
+    have a D_full."""
     resolution: Count | None = None
     """Side of the views in pixels; by default 64 for runs of the embedded guide and 224 for others."""
     turntable_frames: Count = 36
@@ -153,16 +154,20 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
 def measure_redrawing(
     config: EvaluateConfig, settings: DreamBooth3DTrainerConfig, subject: Subject | None
 ) -> dict[str, float]:
-    """PSNR of true views after stage 2's translation, which a picture in the run folder shows.
+    """PSNR of true views after stage 2's translation, which a picture in the run folder shows; empty without D_full.
 
     Raises:
-        UserError: the true toy is not known, or the run has no D_full.
+        UserError: the true toy is not known.
     """
-    from db3d_nerfstudio.evaluation.redrawing import redraw
+    from db3d_nerfstudio.console import announce
+    from db3d_nerfstudio.evaluation.redrawing import full_of, redraw
     from db3d_nerfstudio.images import contact_sheet, tensor_to_image
 
     if subject is None:
         raise UserError("true views are those of a toy: name the toy's seed with --toy")
+    if not full_of(config.run).is_dir():
+        announce(f"{full_of(config.run)} is not there, so that nothing can be redrawn")
+        return {}
     psnr, truth, redrawn = redraw(config.run, settings.pipeline, subject, settings.machine.seed)
     sheet = contact_sheet([views.permute(0, 3, 1, 2) for views in (truth, redrawn)])
     tensor_to_image(sheet).save(config.run / EVALUATION / REDRAWN)

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.metrics.fidelity import masked_psnr
 
 if TYPE_CHECKING:
@@ -24,6 +23,11 @@ BATCH_SIZE = 8
 """Views translated at a time."""
 
 Views = Float[Tensor, "v h w 3"]
+
+
+def full_of(run: Path) -> Path:
+    """The folder of a run's D_full, which a run may have done without, or deleted."""
+    return run / "dreambooth" / "full"
 
 
 def true_views(subject: Subject, settings: DreamBooth3DPipelineConfig) -> tuple[Views, Float[Tensor, "v h w"]]:
@@ -43,19 +47,12 @@ def true_views(subject: Subject, settings: DreamBooth3DPipelineConfig) -> tuple[
 
 @torch.no_grad()
 def redraw(run: Path, settings: DreamBooth3DPipelineConfig, subject: Subject, seed: int) -> tuple[float, Views, Views]:
-    """PSNR in dB over the toy's silhouettes of its true views after translation by a run's D_full, and both.
-
-    Raises:
-        UserError: the run has no D_full.
-    """
+    """PSNR in dB over the toy's silhouettes of its true views after translation by a run's D_full, and both."""
     from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
     from db3d_nerfstudio.diffusion.sampling import translate
 
-    full = run / "dreambooth" / "full"
-    if not full.is_dir():
-        raise UserError(f"{full} is missing: only a run of three stages that kept its D_full can redraw true views")
     guide = settings.model.guide.setup()
-    guide.load(full)
+    guide.load(full_of(run))
     truth, masks = true_views(subject, settings)
     _, views = settings.datamanager.dataparser.orbit()
     conditioning = PromptBank(guide, str(settings.model.prompt), settings.model.sds.negative_prompt)(views)

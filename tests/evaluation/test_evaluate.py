@@ -105,6 +105,8 @@ def test_redrawing_is_measured_and_shown(settings, tmp_path, monkeypatch):
     monkeypatch.setattr("db3d_nerfstudio.evaluation.redrawing.redraw", lambda *_: (17.5, views, views))
     (tmp_path / "evaluation").mkdir()
     config = EvaluateConfig(tmp_path, redrawn=True)
+    assert measure_redrawing(config, settings, make_subject(3, "mug")) == {}, "without D_full"
+    (tmp_path / "dreambooth" / "full").mkdir(parents=True)
     assert measure_redrawing(config, settings, make_subject(3, "mug")) == {"redrawn psnr": 17.5}
     assert (tmp_path / "evaluation" / "redrawn.png").exists()
     with pytest.raises(UserError, match="--toy"):

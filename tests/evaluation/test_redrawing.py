@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from tiny import tiny_toybox_folder
 
-from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.evaluation.redrawing import redraw, true_views
+from db3d_nerfstudio.evaluation.redrawing import full_of, redraw, true_views
 from db3d_nerfstudio.toybox.examples import default_truth
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
@@ -34,9 +33,7 @@ def test_true_views_stand_in_front_of_the_nerf_s_background(settings: DreamBooth
 
 def test_the_truth_is_redrawn_as_renders_are(settings: DreamBooth3DPipelineConfig, tmp_path: Path) -> None:
     toy, run = default_truth(), tmp_path / "run"
-    with pytest.raises(UserError, match="dreambooth/full is missing"):
-        redraw(run, settings, toy, seed=0)
-    settings.model.guide.setup().save(run / "dreambooth" / "full")
+    settings.model.guide.setup().save(full_of(run))
     ratios = []
     for settings.phases.pseudo_views.strength in (0.0, 0.5):
         psnr, truth, redrawn = redraw(run, settings, toy, seed=0)
