@@ -10,7 +10,7 @@ config = with_public_numbers(make_config())
 config.method_name = "dreambooth3d-if"
 config.pipeline.model.guide = DeepFloydGuideConfig(variant="fp16", gradient_checkpointing=True)
 config.pipeline.model.sds.guidance_scale, config.pipeline.model.sds.guidance_rescale = 20.0, 0.0  # threestudio.
-config.pipeline.model.recon_loss_mult = 25.0  # As much beside distillation as 10 at scale 8.
+config.pipeline.model.recon_loss_mult = 25.0  # In proportion to the guidance scale.
 config.pipeline.datamanager.random_cameras.elevation_range = (-10.0, 85.0)  # threestudio, dreamfusion-if.
 config.pipeline.datamanager.random_cameras.resolution = ((0.0, 64),)  # All that it sees.
 config.pipeline.datamanager.dataparser.resolution = 64
