@@ -20,6 +20,8 @@ MANY = 12
 """More photos than these get a remark: DreamBooth's subjects have four to six."""
 SMALL = 100
 """Pixels of the shorter side of a thumbnail."""
+_PLAIN = 3.0
+"""Largest difference in levels within a picture of one colour, such as of a covered lens."""
 _LOOK, _ALIKE = 16, 6.0
 """Side in pixels at which photos are compared, and the largest difference in levels of pictures that are the same."""
 
@@ -52,8 +54,9 @@ def check_photos(folder: Path) -> list[str]:
         except UserError as error:
             broken.append(str(error))
     if broken:
-        raise UserError("; ".join(broken))
-    return [*_left_out(folder), *_numbers(looks), *_crops(looks), *_sizes(looks), *_alike(looks)]
+        more = [f"and {len(broken) - MOST_NAMES} more"] if len(broken) > MOST_NAMES else []
+        raise UserError("; ".join([*broken[:MOST_NAMES], *more]))
+    return [*_left_out(folder), *_numbers(looks), *_crops(looks), *_sizes(looks), *_plain(looks), *_alike(looks)]
 
 
 def _look(path: Path) -> Look:
@@ -112,6 +115,16 @@ def _sizes(looks: list[Look]) -> list[str]:
         *([f"As small as thumbnails: {_listed(small)}"] if small else []),
         *([f"Only the first of several pictures is used of {_listed(moving)}"] if moving else []),
     ]
+
+
+def _plain(looks: list[Look]) -> list[str]:
+    plain = [look.name for look in looks if _is_plain(look.small[..., :3], look.small[..., 3:])]
+    return [f"Nothing to be seen in {_listed(plain)}, which would be learned as the subject"] if plain else []
+
+
+def _is_plain(rgb: np.ndarray, alpha: np.ndarray) -> bool:
+    """Whether a picture is of one colour, or wholly transparent."""
+    return max(float(np.ptp(part, axis=(0, 1)).max()) for part in (rgb * alpha / 255, alpha)) < _PLAIN
 
 
 def _alike(looks: list[Look]) -> list[str]:

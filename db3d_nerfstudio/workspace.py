@@ -99,6 +99,13 @@ class Workspace:
                 file.unlink()
 
 
+_CANNOT_WRITE = (
+    *(errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT),
+    *(errno.EEXIST, errno.ENOTDIR, errno.ELOOP),
+)
+"""Errors of a place where nothing can be made: no permission, no space, or something else in the way."""
+
+
 @contextmanager
 def makes(path: Path) -> Iterator[Path]:
     """An empty folder that takes its place at `path` at the end; one process at a time may make it.
@@ -112,15 +119,23 @@ def makes(path: Path) -> Iterator[Path]:
         with locked(path.with_name(f".{path.name}.lock")) as free:
             if not free:
                 raise UserError(f"another process is making {path}: wait for it, or choose another output")
-            shutil.rmtree(scratch, ignore_errors=True)
+            _delete(scratch)
             scratch.mkdir()
             yield scratch
             _put_away(path)
             publish(scratch, path)
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC) or not error.filename:
+        if error.errno not in _CANNOT_WRITE or not error.filename:
             raise
         raise UserError(f"cannot write {error.filename} ({error.strerror}): choose another output") from None
+
+
+def _delete(path: Path) -> None:
+    """Delete what is left of an earlier attempt, whatever it is."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def listing(folder: Path) -> dict[str, dict[str, Any]]:

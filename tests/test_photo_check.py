@@ -94,3 +94,21 @@ def test_names_that_no_terminal_can_print(folder: Path) -> None:
     Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes((folder / "a\nb.png").read_bytes())
     line = said(folder)
     assert line.encode("utf8") and "a\N{REPLACEMENT CHARACTER}b.png = caf\N{REPLACEMENT CHARACTER}.png" in line
+
+
+def test_pictures_of_nothing_are_named_and_silhouettes_are_not(folder: Path) -> None:
+    Image.new("RGB", (120, 120), "black").save(folder / "lens_cap.png")
+    clear = Image.open(folder / "0.png").convert("RGBA")
+    clear.putalpha(0)
+    clear.save(folder / "clear.png")
+    silhouette = Image.new("RGBA", (120, 120), "black")
+    silhouette.putalpha(Image.open(folder / "1.png").convert("L"))
+    silhouette.save(folder / "silhouette.png")
+    assert "Nothing to be seen in clear.png, lens_cap.png, which" in said(folder)
+
+
+def test_of_many_broken_photos_the_first_are_named(folder: Path) -> None:
+    for i in range(60):
+        (folder / f"broken_{i:02}.jpg").touch()
+    with pytest.raises(UserError, match=r"broken_04\.jpg [^;]*; and 55 more$"):
+        check_photos(folder)

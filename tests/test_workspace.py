@@ -192,3 +192,29 @@ def test_a_json_file_is_replaced_in_one_move(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         write_json(file, {"a": 2})
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+def a_file_where_the_output_goes(root):
+    root.write_text("")
+
+
+def a_link_to_nothing(root):
+    root.mkdir()
+    (root / "a").symlink_to(root / "unmounted" / "disk")
+
+
+@pytest.mark.parametrize("obstacle", [a_file_where_the_output_goes, a_link_to_nothing])
+def test_what_is_in_the_way_is_named(tmp_path, obstacle):
+    obstacle(tmp_path / "out")
+    with pytest.raises(UserError, match="^cannot write .*out.*: choose another output"):
+        Workspace(tmp_path / "out").once("a", {}, lambda path: None)
+
+
+def test_whatever_an_attempt_has_left_is_replaced(tmp_path):
+    (tmp_path / "a.tmp").write_text("a file")
+    (tmp_path / "b.tmp").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    for name in "ab":
+        assert Workspace(tmp_path).once(name, {}, lambda path: (path / "made").touch()).is_dir()
+    assert (tmp_path / "elsewhere" / "kept").exists() and not (tmp_path / "b").is_symlink()

@@ -94,7 +94,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     check_adapter(file)
     with safe_open(file, "pt") as opened:
         tensors = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118  (not a dict)
-        settings = json.loads((opened.metadata() or {}).get(_METADATA_KEY, "{}"))
+        settings = _settings((opened.metadata() or {}).get(_METADATA_KEY, "{}"), file)
     odd = [key for key in tensors if not key.endswith((*_UP, *_DOWN, ".alpha"))]
     if odd or any(value for key, value in settings.items() if key.endswith("use_dora")):
         raise UserError(
@@ -103,13 +103,33 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     tensors = _folded(tensors)
     config = file.parent / PEFT_CONFIG
     if file.name == PEFT_FILE and config.is_file():
-        settings = {f"unet.{key}": value for key, value in json.loads(config.read_text("utf8")).items()}
+        settings = {f"unet.{key}": value for key, value in _settings(config.read_text("utf8"), config).items()}
     layers = _renamed(tensors, unet_config)
+    _check_pairs(file, layers)
     for name in layers:
         if name.endswith(".lora_B.weight"):
             layers[name] = layers[name] * _strength(settings, name, layers[name].shape[1])
     bases = (settings.get(f"{network}base_model_name_or_path") for network in _NETWORKS)
     return Adapter(layers, next(filter(None, bases), None))
+
+
+def _settings(text: str, file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"the settings of the adapter in {file} cannot be read ({error}): download it again") from None
+
+
+def _check_pairs(file: Path, layers: dict[str, Tensor]) -> None:
+    """Raise unless every layer has both matrices, of finite numbers."""
+    swapped = {".lora_A.weight": ".lora_B.weight", ".lora_B.weight": ".lora_A.weight"}
+    odd = [name for name in layers if name[:-14] + swapped.get(name[-14:], "?") not in layers]
+    if odd or not layers:
+        reason = f"{odd[0]} has no counterpart" if odd else "it is empty"
+        raise UserError(f"{file} is not a whole LoRA ({reason}): download it again")
+    broken = next((name for name, tensor in layers.items() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        raise UserError(f"{file} has values in {broken} that are not finite: its training went wrong, take another")
 
 
 def _folded(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -187,3 +187,21 @@ def test_files_that_are_no_adapters_are_named(model: Path, tmp_path: Path) -> No
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-100])
     with pytest.raises(UserError, match="cut.safetensors is cut off: download it again"):
         read_adapter(tmp_path / "cut.safetensors")
+
+
+UP, DOWN = "unet.x.lora_B.weight", "unet.x.lora_A.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "settings", "line"),
+    [
+        ({UP: torch.zeros(4, 2)}, "{}", r"not a whole LoRA \(unet.x.lora_B.weight has no counterpart\)"),
+        ({}, "{}", r"not a whole LoRA \(it is empty\)"),
+        ({UP: torch.full((4, 2), torch.nan), DOWN: torch.zeros(2, 4)}, "{}", "not finite: its training went wrong"),
+        ({UP: torch.zeros(4, 2), DOWN: torch.zeros(2, 4)}, "{cut off", "settings of the adapter in .* cannot be read"),
+    ],
+)
+def test_a_damaged_adapter_is_refused_in_one_line(tmp_path: Path, tensors, settings: str, line: str) -> None:
+    save_file(tensors, tmp_path / "a.safetensors", metadata={"lora_adapter_metadata": settings})
+    with pytest.raises(UserError, match=line):
+        read_adapter(tmp_path)
