@@ -108,7 +108,7 @@ def training_step(resolution: int) -> Step:
             model(image_rays(cameras)), {"views": views, "image_shape": (1, resolution, resolution)}
         )
         optimizer.zero_grad()
-        sum(losses.values()).backward()
+        torch.stack([*losses.values()]).sum().backward()
         optimizer.step()
 
     return step

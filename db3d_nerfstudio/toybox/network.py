@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from db3d_nerfstudio.guides.base import PredictionType
 from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
 from db3d_nerfstudio.toybox.sides import HINTS
 from db3d_nerfstudio.toybox.vae import CHANNELS, channels_last
@@ -94,7 +93,7 @@ def make_latent_unet() -> UNet2DConditionModel:
     return channels_last(unet)
 
 
-def make_scheduler(prediction_type: PredictionType = "sample") -> DDPMScheduler:
+def make_scheduler(prediction_type: Literal["sample", "v_prediction"] = "sample") -> DDPMScheduler:
     """The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
     from diffusers import DDPMScheduler
 

@@ -64,7 +64,7 @@ class Subject:
         """The mesh as a glTF file, y up and z in front as there (glTF 2.0, section 3.4)."""
         mesh = self.mesh()
         mesh.vertices = mesh.vertices[:, [1, 2, 0]]
-        return mesh.export(file_type="glb")
+        return cast(bytes, mesh.export(file_type="glb"))  # Text is for other formats.
 
 
 def surface_color(part: Part, points: Float[ndarray, "n 3"]) -> Float[ndarray, "n 3"]:

@@ -6,7 +6,7 @@ A model's guide names the classes of its networks, and has the text, the codec's
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Real
@@ -16,7 +16,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide, resize
 from db3d_nerfstudio.guides.flow.config import FlowGuideConfig
 from db3d_nerfstudio.guides.flow.schedule import FlowSampler, FlowSchedule, length
-from db3d_nerfstudio.guides.kinds import check_pipeline
+from db3d_nerfstudio.guides.kinds import Family, check_pipeline
 from db3d_nerfstudio.guides.source import check_source, read_index
 from db3d_nerfstudio.guides.tuning.base import Tuning
 from db3d_nerfstudio.guides.tuning.full import FullTuning
@@ -27,6 +27,7 @@ class FlowGuide(DiffusersGuide):
     """A transformer over the latents of a VAE."""
 
     config: FlowGuideConfig
+    family: Family
     network_folder = "transformer"
     prediction_type = "velocity"
     learning_rates = {"full": 1e-5, "lora": 1e-4}
@@ -119,6 +120,7 @@ class FlowGuide(DiffusersGuide):
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._scheduler_config)
+        scheduler = cast(FlowMatchEulerDiscreteScheduler, scheduler)  # Not the pair of `return_unused_kwargs`.
         scheduler.set_timesteps(steps, device=self.device, **self._shift_of(steps))
         return FlowSampler(scheduler, self.schedule)
 

@@ -8,7 +8,7 @@ A flow is given x_s = (1 - s) z + s eps and predicts v = eps - z. With r^2 = (1 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Real
@@ -64,9 +64,9 @@ class FlowSampler:
 
     def __init__(self, scheduler: FlowMatchEulerDiscreteScheduler, schedule: FlowSchedule) -> None:
         """Args: `scheduler` with its timesteps set."""
-        self._scheduler, self._schedule = scheduler, schedule
+        self._scheduler, self._schedule = cast(Any, scheduler), schedule  # Its own types are too narrow for tensors.
         # At s = 1 noise and x_s are the same, and the velocity could not be told from them.
-        self.timesteps = schedule.timestep(scheduler.sigmas[:-1]).clamp(max=len(schedule) - 1)
+        self.timesteps = schedule.timestep(self._scheduler.sigmas[:-1]).clamp(max=len(schedule) - 1)
 
     def step(
         self,

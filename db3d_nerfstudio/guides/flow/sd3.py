@@ -76,7 +76,7 @@ class SD3Guide(FlowGuide):
     def _text_encoder_classes(self) -> dict[str, type]:
         from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-        clip = dict.fromkeys(("text_encoder", "text_encoder_2"), CLIPTextModelWithProjection)
+        clip: dict[str, type] = dict.fromkeys(("text_encoder", "text_encoder_2"), CLIPTextModelWithProjection)
         return {**clip, "text_encoder_3": T5EncoderModel} if self.config.t5 else clip
 
     def _encode_text(self, prompts: list[str]) -> Float[Tensor, "b n d"]:
