@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.run.config import FILE, read_config
-from db3d_nerfstudio.run.folder import checkpoint_step
+from db3d_nerfstudio.run.config import FILE, checkpoint_step, read_config
 
 if TYPE_CHECKING:
     from nerfstudio.pipelines.base_pipeline import Pipeline

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,17 @@ from nerfstudio.engine.trainer import TrainerConfig
 from db3d_nerfstudio.errors import UserError
 
 FILE = "config.yml"
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """The checkpoints in a folder by their steps, without other files that somebody put there."""
+    found = ((re.fullmatch(r"step-(\d+)\.ckpt", path.name), path) for path in folder.glob("step-*.ckpt"))
+    return {int(match[1]): path for match, path in found if match}
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step of the newest checkpoint in a folder, -1 if there is none."""
+    return max(checkpoints(folder), default=-1)
 
 
 @dataclass
@@ -39,6 +51,8 @@ class RunConfig(TrainerConfig):
             inside = os.path.relpath(parser.pseudo_views, self.get_base_dir())
             parser.pseudo_views = Path(os.path.normpath(folder / inside))
         self.home = folder
+        step = checkpoint_step(self.get_checkpoint_dir())
+        self.load_step = step if step >= 0 else None  # Looking for it, nerfstudio stumbles over other files.
 
 
 Config = TypeVar("Config", bound=RunConfig)

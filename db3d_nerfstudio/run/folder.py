@@ -64,11 +64,6 @@ def subject_of(run: Path) -> tuple[Path | None, str | None] | None:
     return pipeline.datamanager.data, pipeline.model.prompt
 
 
-def checkpoint_step(folder: Path) -> int:
-    """The step of the newest checkpoint in a folder, -1 if there is none."""
-    return max((int(path.stem.removeprefix("step-")) for path in folder.glob("step-*.ckpt")), default=-1)
-
-
 def try_lock(run: Path) -> bool:
     """Lock the run for this process until it ends in any way; False if another process holds the lock."""
     if run not in _held_locks:

@@ -9,7 +9,7 @@ import yaml
 from nerfstudio.models.base_model import Model
 from torch import Tensor
 
-from db3d_nerfstudio.run.config import FILE, RunConfig
+from db3d_nerfstudio.run.config import FILE, RunConfig, checkpoints
 
 FOLDER = "initial"
 CHECKPOINTS = "nerfstudio_models"
@@ -26,6 +26,7 @@ def save_initial(path: Path, config: RunConfig, model: Model, step: int) -> None
         step: The last step that it was trained.
     """
     config.home, config.relative_model_dir = config.get_base_dir() / FOLDER, Path(CHECKPOINTS)
+    config.load_step = step
     (path / FILE).write_text(yaml.dump(config), "utf8")
     (path / CHECKPOINTS).mkdir()
     weights = {f"{PREFIX}{name}": value for name, value in model.state_dict().items()}
@@ -35,7 +36,7 @@ def save_initial(path: Path, config: RunConfig, model: Model, step: int) -> None
 @contextmanager
 def showing(model: Model, initial: Path) -> Generator[None, None, None]:
     """Give the model the initial NeRF's weights within a `with` block."""
-    (checkpoint,) = (initial / CHECKPOINTS).iterdir()
+    (checkpoint,) = checkpoints(initial / CHECKPOINTS).values()
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["pipeline"]
     present: dict[str, Tensor] = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict({name.removeprefix(PREFIX): value for name, value in weights.items()})

@@ -12,8 +12,8 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.results.asset import read_asset
 from db3d_nerfstudio.results.report import FILE as REPORT
-from db3d_nerfstudio.run.config import FILE, RunConfig
-from db3d_nerfstudio.run.folder import checkpoint_step, same_settings, subject_of, try_lock
+from db3d_nerfstudio.run.config import FILE, RunConfig, checkpoint_step
+from db3d_nerfstudio.run.folder import same_settings, subject_of, try_lock
 from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.training.phases import PhasesConfig

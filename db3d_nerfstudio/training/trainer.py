@@ -21,8 +21,8 @@ from db3d_nerfstudio.errors import exit_on_user_error
 from db3d_nerfstudio.paths import expand_home
 from db3d_nerfstudio.ranges import check_ranges
 from db3d_nerfstudio.results.report import write_report
-from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml
-from db3d_nerfstudio.run.folder import checkpoint_step, next_commands
+from db3d_nerfstudio.run.config import RunConfig, at_home_in_yaml, checkpoint_step, checkpoints
+from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.run.progress import RunProgress, shown
 from db3d_nerfstudio.training import start
 from db3d_nerfstudio.training.machine import check_precision, choose_device
@@ -75,6 +75,8 @@ class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
             start.check_device(self.machine.device_type)
             if self.load_dir is not None:
                 self.load_dir = start.checkpoints_of(self.load_dir)
+            else:
+                self.load_step = None  # Of the run that `--load-config` names.
             if self.example:
                 start.take_example(self.pipeline)
             start.check_input(self.pipeline)
@@ -149,8 +151,9 @@ class DreamBooth3DTrainer(Trainer):
         publish(scratch / name, folder / name)
         scratch.rmdir()
         if self.config.save_only_latest_checkpoint:
-            for older in set(folder.glob("*.ckpt")) - {folder / name}:
-                older.unlink()
+            for older in checkpoints(folder).values():
+                if older.name != name:
+                    older.unlink()
 
     def save_if_due(self, step: int) -> None:
         """Save a checkpoint that `save_checkpoint` postponed."""
@@ -161,6 +164,8 @@ class DreamBooth3DTrainer(Trainer):
         """Resume from the run's own checkpoint, if it has one."""
         if not self.config.load_dir and not self.config.load_checkpoint and checkpoint_step(self.checkpoint_dir) >= 0:
             self.config.load_dir = self.checkpoint_dir
+        if self.config.load_dir and self.config.load_step is None:
+            self.config.load_step = checkpoint_step(self.config.load_dir)  # nerfstudio prints that it looks for it.
         super()._load_checkpoint()
         self._total_steps = self.config.max_num_iterations
         self.step = max(0, self._start_step - 1)  # Of a run with nothing left to train, this is saved again at its end.

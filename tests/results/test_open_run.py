@@ -43,6 +43,9 @@ def copy(untrained_run, tmp_path_factory):
     (first / "config.yml").write_text(yaml.dump(config))
     (first / "initial").mkdir()
     save_initial(first / "initial", config, open_run(first).model, step=3)
+    for run in (first, first / "initial"):
+        (run / "nerfstudio_models" / "notes.txt").touch()
+        (run / "nerfstudio_models" / "step-000000009 (copy).ckpt").touch()
     return shutil.copytree(first, second)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from db3d_nerfstudio.cli import COMMANDS
 from db3d_nerfstudio.errors import DivergedError, UserError
-from db3d_nerfstudio.run.config import RunConfig
+from db3d_nerfstudio.run.config import RunConfig, checkpoint_step
 from db3d_nerfstudio.run.folder import next_commands
 from db3d_nerfstudio.run.progress import RunProgress
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainer, DreamBooth3DTrainerConfig, exit_on_failure
@@ -63,6 +63,25 @@ def test_older_checkpoints(trainer, only_latest):
     trainer.save_checkpoint(3)
     assert len(saved(trainer)) == (1 if only_latest else 2)
     torch.load(trainer.checkpoint_dir / "step-000000003.ckpt", weights_only=True)
+
+
+def test_files_that_somebody_put_beside_checkpoints_stay(trainer):
+    trainer.save_checkpoint(1)
+    for name in ("backup.ckpt", "step-000000001 (copy).ckpt"):
+        (trainer.checkpoint_dir / name).touch()
+    trainer.save_checkpoint(3)
+    assert saved(trainer) == ["backup.ckpt", "step-000000001 (copy).ckpt", "step-000000003.ckpt"]
+    assert checkpoint_step(trainer.checkpoint_dir) == 3
+
+
+def test_resuming_prints_nothing_and_finds_the_newest(trainer, capsys, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(torch, "load", lambda path, **_: loaded.append(path.name) or {})
+    trainer.save_checkpoint(3)
+    (trainer.checkpoint_dir / "notes.txt").touch()
+    with pytest.raises(KeyError):  # Of the empty checkpoint.
+        trainer._load_checkpoint()
+    assert loaded == ["step-000000003.ckpt"] and capsys.readouterr().out == ""
 
 
 def test_a_crash_while_saving_leaves_the_older_checkpoint(trainer, monkeypatch):
