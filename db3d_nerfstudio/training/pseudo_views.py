@@ -23,6 +23,7 @@ from db3d_nerfstudio.diffusion.sampling import translate
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
 from db3d_nerfstudio.diffusion.upscaler import Upscaler, tuned_upscaler, upscale
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
 from db3d_nerfstudio.photo_file import read_photo
 from db3d_nerfstudio.photos import load_photo, photo_paths
@@ -96,6 +97,15 @@ def take(context: RunContext, folder: Path, path: Path, first: Renders, photos: 
     renders = first[0].cpu()
     save_pseudo_views(path, cameras, photos, renders, images)
     context.record.picture("Pseudo views", contact_sheet([renders, images]), context.step)
+
+
+def check_references(config: PseudoViewsConfig, guide: DiffusionGuideConfig) -> None:
+    """Raise a UserError if the guide is to see the photos, and sees none."""
+    if config.references and not guide._target.sees_references:
+        raise UserError(
+            "this guide does not see reference images: leave out --pipeline.phases.pseudo-views.references, or train "
+            "with dreambooth3d-flux2"
+        )
 
 
 def given_views(

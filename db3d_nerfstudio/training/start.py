@@ -18,7 +18,7 @@ from db3d_nerfstudio.run.interventions import read_changes, stage_ends
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.training.pseudo_views import given_views
+from db3d_nerfstudio.training.pseudo_views import check_references, given_views
 from db3d_nerfstudio.words import parse_subject
 from db3d_nerfstudio.workspace import check_whole
 
@@ -51,11 +51,7 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
             raise UserError("a method of one stage has no use for a mesh: leave --pipeline.phases.initial.mesh out")
         phases.initial.mesh = phases.initial.mesh.expanduser().absolute()
         read_asset(phases.initial.mesh, phases.initial.mesh_up)
-    if phases.pseudo_views.references and not model.guide._target.sees_references:
-        raise UserError(
-            "this guide does not see reference images: leave out --pipeline.phases.pseudo-views.references, or train "
-            "with dreambooth3d-flux2"
-        )
+    check_references(phases.pseudo_views, model.guide)
     if phases.pseudo_views.images is not None:
         phases.pseudo_views.images = phases.pseudo_views.images.expanduser().absolute()
         given_views(phases.pseudo_views.images, datamanager.dataparser.num_views)
