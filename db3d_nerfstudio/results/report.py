@@ -76,8 +76,11 @@ def write_report(run: Path) -> Path:
         tables=_tables(manifest),
     )
     scratch = run / f"{FILE}.tmp"
-    scratch.write_text(page, "utf8")
-    publish(scratch, run / FILE)
+    try:
+        scratch.write_text(page, "utf8")
+        publish(scratch, run / FILE)
+    except OSError as error:
+        raise UserError(f"cannot write {run / FILE} ({error.strerror}): copy the run to another disk") from None
     return run / FILE
 
 

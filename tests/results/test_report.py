@@ -8,6 +8,7 @@ import torch
 from nerfstudio.configs.base_config import MachineConfig
 from PIL import Image
 
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuideConfig
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.results.report import ReportConfig, main, write_report
@@ -114,6 +115,12 @@ def test_reports_load_no_model(run, manifest, monkeypatch):
 def test_a_folder_that_is_no_run_is_told_in_one_line(tmp_path):
     with pytest.raises(ValueError, match="is not a run"):
         main(ReportConfig(run=tmp_path))
+
+
+def test_a_run_on_a_disk_that_cannot_be_written_to_is_named(run, manifest):
+    (run / "report.html.tmp").mkdir()  # The tests' user may write everywhere else.
+    with pytest.raises(UserError, match=f"^cannot write {run}/report.html .*: copy the run to another disk"):
+        write_report(run)
 
 
 def test_the_manifest_tells_inputs_settings_and_versions(config, run, manifest, photos):
