@@ -10,6 +10,7 @@ from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.toybox import captions, dataset, latents, network, release, sides, train_unet, vae
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import VIEW_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_captions_of_scenes_say_what_the_photos_show(shards):
     for scene, (noun, _, view) in zip(scenes, labels, strict=True):
         assert scene.traits.class_noun == ("toy" if noun < 0 else dataset.CLASS_NOUNS[noun])
         if view >= 0:
-            assert captions.view_word(scene.shot.azimuth, scene.shot.elevation) == captions.VIEWS[view]
+            assert captions.view_word(scene.shot.azimuth, scene.shot.elevation) == VIEW_NAMES[view]
     assert any(noun < 0 for noun, *_ in labels) and any(noun >= 0 for noun, *_ in labels)
 
 
