@@ -14,7 +14,7 @@ from torch import Tensor
 
 from db3d_nerfstudio.cameras import Views
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, standard_noise
+from db3d_nerfstudio.diffusion.guidance import Conditioning, add_noise, guided_noise, rescaled, standard_noise
 from db3d_nerfstudio.diffusion.prompt_bank import PromptBank
 from db3d_nerfstudio.errors import DivergedError
 from db3d_nerfstudio.guides.base import DiffusionGuide
@@ -47,8 +47,8 @@ class SDSConfig:
     Best with interpolated prompts. It doubles the guide's evaluations per step, from two to four.
     """
     gradient: Literal["sds", "contrast"] = "sds"
-    """What moves the rendering: the guided noise estimate minus the noise; or, without guidance, the tuned model's
-    estimate minus its base model's for the prompt without identifier (`contrast_loss_of_z`), with adapters only."""
+    """What guidance leads away from: the negative prompt; or the base model's estimate for the prompt without
+    identifier (`contrast_loss_of_z`), with adapters only and without a negative prompt and Perp-Neg."""
     weighting: Literal["sigma2", "flow"] = "sigma2"
     """How steps count by their noise: DreamFusion's sigma^2, or as in a flow's own velocity (`sds_weights`)."""
     noise_range_start: ShareInterval = (0.12, 0.93)
@@ -128,7 +128,8 @@ class Distillation:
                 if self._base_bank is None:
                     loss = sds_loss_of_z(self.guide, z, conditioning, t, config)
                 else:
-                    loss = contrast_loss_of_z(self.guide, z, conditioning.text, self._base_bank(views).text, t, config)
+                    against_base = Conditioning(conditioning.text, self._base_bank(views).text)
+                    loss = contrast_loss_of_z(self.guide, z, against_base, t, config)
             except NonFiniteNoiseError as error:
                 return self._skip(image, error)
         self._skipped = 0
@@ -182,25 +183,30 @@ def sds_loss_of_z(
 def contrast_loss_of_z(
     guide: DiffusionGuide,
     z: Float[Tensor, "b c h w"],
-    text: Float[Tensor, "b n d"],
-    base_text: Float[Tensor, "b n d"],
+    conditioning: Conditioning,
     t: Int[Tensor, " b"],
     config: SDSConfig,
+    generator: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """A scalar whose gradient with respect to `z` is what tuning has added to the model,
+    """A scalar whose gradient with respect to `z` is that of score distillation with what tuning has added enlarged,
 
-        mean over b of  w(t) (eps_tuned(z_t; text, t) - eps_base(z_t; base_text, t)),    with w(t) = `sds_weights`,
+        mean over b of  w(t) (eps_base + s (eps_tuned - eps_base) - eps),    with w(t) = `sds_weights`,
 
-    the personalised gradient of TextureDreamer (Yeh et al. 2024, arXiv 2401.09416) with the same network, untuned, as
-    its base. Both estimates are of the same noise, so that most of it cancels without guidance.
+    where eps_tuned is the estimate for `conditioning.text`, and eps_base that of the same network, untuned, for
+    `conditioning.uncond`. The difference alone is the personalised gradient of TextureDreamer (Yeh et al. 2024, arXiv
+    2401.09416). It vanishes for no image, and colours and shapes grow without bound; the other two terms hold them.
     """
     with torch.no_grad():
-        z_t = add_noise(guide, z, t, standard_noise(z.shape, z.device))
-        tuned = guide.predict_noise(z_t, t, text)
+        eps, scale = standard_noise(z.shape, z.device, generator), config.guidance_scale
+        z_t = add_noise(guide, z, t, eps)
+        tuned = guide.predict_noise(z_t, t, conditioning.text)
         with guide.untuned():
-            base = guide.predict_noise(z_t, t, base_text)
-        gradient = sds_weights(guide.abar(t), config.weighting)[:, None, None, None] * (tuned - base)
-        _check_finite(gradient, tuned + base, t, 1.0)
+            base = guide.predict_noise(z_t, t, conditioning.uncond)
+        eps_hat = base + scale * (tuned - base)
+        if config.guidance_rescale:
+            eps_hat = rescaled(guide, z_t, t, eps_hat, tuned, config.guidance_rescale)
+        gradient = sds_weights(guide.abar(t), config.weighting)[:, None, None, None] * (eps_hat - eps)
+        _check_finite(gradient, eps_hat, t, scale)
     return _with_gradient(z, gradient)
 
 

@@ -39,6 +39,8 @@ class SweepConfig:
     """NeRF micro-steps of each run."""
     gpus: NonNegative = 1.0
     """GPUs for each run; 0 trains on the CPU."""
+    address: str = "local"
+    """Ray cluster, such as "ray://host:10001" or "auto"; local starts one on this machine."""
     train_args: str = ""
     """More arguments for every `ns-train`, after an equals sign."""
 
@@ -71,6 +73,7 @@ def main(config: SweepConfig) -> None:
             subjects=subjects,
             steps=config.steps,
             gpus=config.gpus,
+            address=config.address,
             train_args=config.train_args,
         )
     )

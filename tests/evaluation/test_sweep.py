@@ -36,7 +36,8 @@ def test_ns_train_has_every_option() -> None:
 def test_it_is_a_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[BenchmarkConfig] = []
     monkeypatch.setattr(sweep, "run_benchmark", seen.append)
-    main(SweepConfig(method="dreamfusion", contrast=False, subject="dog6", gpus=0.5, steps=7))
+    main(SweepConfig(method="dreamfusion", contrast=False, subject="dog6", gpus=0.5, steps=7, address="auto"))
     (benchmark,) = seen
     assert all(method.startswith("dreamfusion --") for method in benchmark.methods)
     assert (benchmark.subjects, benchmark.gpus, benchmark.steps) == (("dog6",), 0.5, 7)
+    assert benchmark.address == "auto"
