@@ -34,6 +34,7 @@ SUGGESTIONS: tuple[tuple[str, object], ...] = (
     ("dtype", "bfloat16"),
     ("text_encoder_memory", "offload"),
     ("vae_dtype", "bfloat16"),
+    ("t5", False),
 )
 """What to change, the least harmful first, if a guide does not fit."""
 
@@ -147,9 +148,11 @@ def advice(
     """The first settings, one more at a time, with which the guide would fit into `free` bytes."""
     changes: list[str] = []
     for name, value in SUGGESTIONS:
-        if getattr(config, name, value) == value or (name == "tuning" and config.tuning != "full"):
-            continue
-        if name == "dtype" and dtype != torch.float32:
+        saved = (name, getattr(config, name, value)) in (
+            ("tuning", "textual_inversion"),
+            ("text_encoder_memory", "free"),
+        )
+        if getattr(config, name, value) == value or saved or (name == "dtype" and dtype != torch.float32):
             continue
         config = replace(config, **{name: value})
         if name == "dtype":

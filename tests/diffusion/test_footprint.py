@@ -121,6 +121,29 @@ def test_shapes_come_from_a_models_configuration(tmp_path: Path) -> None:
     assert footprint(config, torch.float32).weights > 0
 
 
+def test_a_prompt_may_be_read_without_t5() -> None:
+    """Where nothing else saves memory: encoders are freed as it is, which is more than to offload them."""
+    clip = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 1}
+    shapes: Shapes = {
+        "transformer": {
+            "num_layers": 1,
+            "num_attention_heads": 1,
+            "caption_projection_dim": 64,
+            "pooled_projection_dim": 32,
+        },
+        "vae": {**SHAPES["sd3"]["vae"], "block_out_channels": (32,) * 4},
+        "text_encoder": {**clip, "projection_dim": 16},
+        "text_encoder_2": {**clip, "projection_dim": 16},
+        "text_encoder_3": {**SHAPES["sd3"]["text_encoder_3"], "num_layers": 1},
+    }
+    config = SD3GuideConfig(
+        resolution=64, gradient_checkpointing=True, text_encoder_memory="free", vae_dtype="bfloat16"
+    )
+    needed = footprint(config, torch.bfloat16, None, shapes)
+    line = check_fits(config, torch.bfloat16, needed.peak - 1, Work(), shapes)
+    assert line.endswith("GiB.") and "Set --pipeline.model.guide.t5 False: that takes" in line
+
+
 @pytest.mark.parametrize("memory", ["keep", "free"])
 def test_shapes_of_transformers_come_from_their_configuration(tmp_path: Path, memory: Literal["keep", "free"]) -> None:
     config = SD3GuideConfig(model=str(tiny_sd3_folder(tmp_path)), resolution=16, text_encoder_memory=memory)
