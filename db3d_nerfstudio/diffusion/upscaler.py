@@ -51,7 +51,7 @@ class Upscaler(DeepFloydGuide):
     config: UpscalerConfig
     channels = 6
     folders = (*DeepFloydGuide.folders, "image_noising_scheduler")
-    learning_rates = {"full": 5e-6, "lora": 1e-4}
+    learning_rates = {"full": 5e-6, "lora": 1e-6}  # diffusers' DreamBooth of IF's second stage.
 
     def __init__(
         self, config: UpscalerConfig, device: torch.device | str = "cpu", first_stage: DiffusionGuide | None = None

@@ -10,6 +10,7 @@ from tiny_pipelines import tiny_if_folder, tiny_sdxl_folder
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, sample
+from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideConfig
@@ -104,3 +105,8 @@ def test_text_encoders_of_the_large_are_not_trained(family: str) -> None:
 def test_the_learning_rate_is_that_of_what_is_trained(tmp_path: Path, settings: dict, rate: float) -> None:
     model = str(tiny_stable_diffusion_folder(tmp_path))
     assert StableDiffusionGuideConfig(model=model, **settings).setup().learning_rate == rate
+
+
+def test_adapters_of_if_learn_slowly(deepfloyd: Path, tmp_path: Path) -> None:
+    assert DeepFloydGuideConfig(model=str(deepfloyd)).setup().learning_rate == 2e-5
+    assert UpscalerConfig(model=str(tiny_if_folder(tmp_path, stage=2))).setup().learning_rate == 1e-6
