@@ -15,7 +15,10 @@ from db3d_nerfstudio.words import drop_identifier
 from db3d_nerfstudio.workspace import write_json
 
 if TYPE_CHECKING:
+    from trimesh import Trimesh
+
     from db3d_nerfstudio.evaluation.metrics.measure import Photos, Reference
+    from db3d_nerfstudio.evaluation.metrics.retrieval import Gallery
     from db3d_nerfstudio.nerf.field import GridField
     from db3d_nerfstudio.nerf.model import DreamBooth3DModel
     from db3d_nerfstudio.toybox.subjects import Subject
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 EVALUATION = "evaluation"
 """The folder in the run folder that the results go to."""
 METRICS, TURNTABLE, VIEWS, REDRAWN = "metrics.json", "turntable.webp", "views.png", "redrawn.png"
+NUM_OTHERS, FIRST_OTHER = 9, 50_000_000
+"""Toys among which a toy is looked for, and the seed of the first."""
 PHOTO_SIZE = 256
 """Pixels of a photo's side, before an encoder resizes it."""
 
@@ -51,9 +56,14 @@ class EvaluateConfig:
     clip: tuple[str, ...] = ()
     """CLIP backbones: "ViT-B/16", "ViT-B/32", "ViT-L/14", other hub ids, or local folders."""
     dino: tuple[str, ...] = ()
-    """DINO backbones: hub ids, such as facebook/dino-vits16, or local folders."""
+    """DINO and DINOv2 backbones: hub ids, such as facebook/dino-vits16 and facebook/dinov2-base, or local folders."""
+    others: tuple[Path, ...] = ()
+    """Folders with photos of other subjects of the class: adds the share of views that find their own subject among
+    these. A toy is looked for among other toys of its kind by default."""
     mesh: bool = False
     """Measure the mesh of `db3d export` too: adds its chamfer distance and F-score to the true toy."""
+    mesh_file: Path | None = None
+    """Measure this mesh in place of that one: a glb or obj of `db3d export`."""
     redrawn: bool = False
     """Translate true views of the toy as stage 2 does: adds their PSNR, and RUN/evaluation/redrawn.png, for runs that
     have a D_full."""
@@ -87,8 +97,8 @@ def main(config: EvaluateConfig) -> None:
     turning = render_orbit(models["final"], 2 * resolution, config.turntable_frames)
     save_animation(turning.lambertian, folder / TURNTABLE)
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
-    if config.mesh:
-        table["final"] |= measure_mesh(models["final"].field, reference.subject)
+    if config.mesh or config.mesh_file is not None:
+        table["final"] |= measure_mesh(models["final"].field, reference.subject, config.mesh_file)
     if config.redrawn:
         table["final"] |= measure_redrawing(config, settings, reference.subject)
     write_json(folder / METRICS, table)
@@ -114,6 +124,7 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
     if pool and prompt not in pool:
         pool.append(prompt)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    photos, subject = read_photos(config, settings), true_toy(config, settings)
     return Reference(
         prompt=prompt,
         pool=pool,
@@ -123,8 +134,9 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
             *(dino_encoder(name, device) for name in config.dino),
         ),
         judge=judge,
-        photos=read_photos(config, settings),
-        subject=true_toy(config, settings),
+        photos=photos,
+        subject=subject,
+        gallery=make_gallery(config, photos, subject),
         lpips=load_lpips(),
     )
 
@@ -139,6 +151,23 @@ def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> 
         return None
     masks = None if config.cutouts is None else load_masks(config.cutouts, PHOTO_SIZE)[:, 0]
     return Photos(load_photos(folder, PHOTO_SIZE, config.cutouts), masks)
+
+
+def make_gallery(config: EvaluateConfig, photos: Photos | None, subject: Subject | None) -> Gallery | None:
+    """The subject among others: given photos, or toys of its kind seen by the cameras of the evaluation."""
+    from db3d_nerfstudio.evaluation.metrics.fidelity import photograph_truth
+    from db3d_nerfstudio.evaluation.metrics.retrieval import Gallery
+    from db3d_nerfstudio.photos import load_photos
+    from db3d_nerfstudio.toybox.scene import Studio
+    from db3d_nerfstudio.toybox.subjects import make_subject
+
+    if config.others and photos is not None:
+        return Gallery(photos.images, tuple(load_photos(folder, PHOTO_SIZE) for folder in config.others))
+    if subject is None:
+        return None
+    toys = [subject, *(make_subject(FIRST_OTHER + i, subject.traits.class_noun) for i in range(NUM_OTHERS))]
+    own, *others = (photograph_truth(Studio(toy))[0].permute(0, 3, 1, 2) for toy in toys)
+    return Gallery(own, tuple(others))
 
 
 def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Subject | None:
@@ -174,20 +203,41 @@ def measure_redrawing(
     return {"redrawn psnr": psnr}
 
 
-def measure_mesh(field: GridField, subject: Subject | None) -> dict[str, float]:
-    """Compare the mesh exported from a field with the true toy.
+def measure_mesh(field: GridField, subject: Subject | None, file: Path | None = None) -> dict[str, float]:
+    """Compare the mesh exported from a field, or the one in a file, with the true toy.
 
     Raises:
-        UserError: the true toy is not known.
+        UserError: the true toy is not known, or there is no such file.
     """
     from db3d_nerfstudio.evaluation.metrics.shape import compare
-    from db3d_nerfstudio.results.export import build_mesh
 
     if subject is None:
         raise UserError("a mesh is measured against the true toy: name the toy's seed with --toy")
-    try:
-        mesh = build_mesh(field, resolution=128, max_faces=20_000, texture_size=512)
-    except UserError:  # The scene is empty: nothing is like no shape at all, and at no distance from it.
+    mesh = exported(field) if file is None else read_mesh(file)
+    if mesh is None:
         return {"mesh f_score": 0.0}
     fidelity, _ = compare(mesh, subject)
     return {f"mesh {name}": value for name, value in asdict(fidelity).items()}
+
+
+def exported(field: GridField) -> Trimesh | None:
+    """The mesh of a field; None if the scene is empty: nothing is like no shape at all, and at no distance from it."""
+    from db3d_nerfstudio.results.export import build_mesh
+
+    try:
+        return build_mesh(field, resolution=128, max_faces=20_000, texture_size=512)
+    except UserError:
+        return None
+
+
+def read_mesh(file: Path) -> Trimesh:
+    """A mesh as `db3d export` writes it.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    import trimesh
+
+    if not file.is_file():
+        raise UserError(f"there is no file {file}: give --mesh-file a glb or obj of db3d export")
+    return trimesh.load_scene(file).to_mesh()

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import trimesh
 from PIL import Image
 from tiny_model import build, solid
 
 from db3d_nerfstudio import cli
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.evaluation import evaluate
 from db3d_nerfstudio.evaluation.benchmark.subjects import toybox_pool
 from db3d_nerfstudio.evaluation.evaluate import (
     EvaluateConfig,
+    make_gallery,
     make_reference,
     measure_mesh,
     measure_redrawing,
@@ -63,6 +66,16 @@ def test_the_truth_is_the_bundled_toy_or_the_one_that_is_named(settings, tmp_pat
     assert named.traits == make_subject(3, "mug").traits
 
 
+def test_a_subject_is_looked_for_among_others(settings, tmp_path, photos, monkeypatch):
+    monkeypatch.setattr(evaluate, "NUM_OTHERS", 2)
+    assert make_reference(EvaluateConfig(tmp_path), settings).gallery is None, "nothing is known of others"
+    given = make_reference(EvaluateConfig(tmp_path, others=(photos, photos)), settings).gallery
+    assert len(given.own) == 4 and [len(other) for other in given.others] == [4, 4]
+    toys = make_gallery(EvaluateConfig(tmp_path), None, make_subject(3, "mug"))
+    assert toys.own.shape == (16, 3, 64, 64) and len(toys.others) == 2
+    assert not torch.equal(toys.own, toys.others[0]) and not torch.equal(*toys.others)
+
+
 @pytest.mark.slow
 def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     """A red ball against a toy: no likeness is expected, but every result is in its place."""
@@ -91,13 +104,22 @@ def test_what_is_no_run_is_said_to_be_none(tmp_path):
 
 
 def test_the_mesh_is_measured_against_the_true_toy(monkeypatch):
-    monkeypatch.setattr("db3d_nerfstudio.results.export.build_mesh", lambda field, **settings: field)
+    monkeypatch.setattr("db3d_nerfstudio.results.export.build_mesh", lambda field, **settings: trimesh.creation.box())
     found = shape.ShapeFidelity(0.1, 0.9, 0.8, 20.0, 0.0, 1.0)
     monkeypatch.setattr(shape, "compare", lambda mesh, subject: (found, None))
     metrics = measure_mesh(None, make_subject(3, "mug"))
     assert metrics == {f"mesh {name}": value for name, value in asdict(found).items()}
     with pytest.raises(UserError, match="--toy"):
         measure_mesh(None, None)
+
+
+def test_a_mesh_may_come_from_a_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(shape, "compare", lambda mesh, subject: (SimpleNamespace(faces=float(len(mesh.faces))), None))
+    monkeypatch.setattr(evaluate, "asdict", vars)
+    trimesh.creation.box().export(tmp_path / "box.glb")
+    assert measure_mesh(None, make_subject(3, "mug"), tmp_path / "box.glb") == {"mesh faces": 12}
+    with pytest.raises(UserError, match="there is no file .*gone.glb: give --mesh-file"):
+        measure_mesh(None, make_subject(3, "mug"), tmp_path / "gone.glb")
 
 
 def test_redrawing_is_measured_and_shown(settings, tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark.oracles import TRUTH
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
 from db3d_nerfstudio.evaluation.evaluate import EVALUATION, METRICS
+from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.workspace import compare, write_json
 
 if TYPE_CHECKING:
@@ -148,6 +149,8 @@ def make_job(
     evaluate += ["--pool", str(pool_file(root, subject))]
     if subject.cutouts is not None:
         evaluate += ["--cutouts", str(subject.cutouts)]
+    if subject.others:
+        evaluate += ["--others", *map(str, subject.others)]
     if subject.toy is not None:
         evaluate += ["--toy", str(subject.toy), "--toy-class", subject.class_noun, "--mesh"]
     return replace(job, evaluate=(*evaluate, *evaluate_args))
@@ -212,5 +215,19 @@ def record_of(job: Job) -> dict[str, Any]:
         "seed": cell.seed,
         "cell": cell.name,
         "photos": str(cell.subject.photos),
+        "cost": cost_of(job.run),
         "metrics": json.loads((job.run / EVALUATION / METRICS).read_text("utf8")),
+    }
+
+
+def cost_of(run: Path) -> dict[str, Any]:
+    """What a run took, as its manifest has it: seconds of all tasks, peak memory in MB, and the card; empty without."""
+    manifest = read_manifest(run)
+    tasks = list(manifest.get("tasks", {}).values())
+    if not tasks:
+        return {}
+    return {
+        "seconds": round(sum(task["seconds"] for task in tasks), 1),
+        "peak_memory_mb": max(task["peak_memory_mb"] for task in tasks),
+        "device": manifest["machine"]["device"],
     }

@@ -76,9 +76,25 @@ def _compare(table: dict, metric: str, method: str, ours: dict, theirs: dict) ->
         table.setdefault(metric, {})[method] = bootstrap(differences)
 
 
-def markdown_table(table: dict[str, dict[str, Estimate]], methods: Sequence[str]) -> str:
-    """A row for every metric, a column for every method."""
-    lines = [f"| metric | {' | '.join(methods)} |", f"|---|{'---|' * len(methods)}"]
+def costs_of(records: Sequence[Record], methods: Sequence[str]) -> dict[str, str]:
+    """What a run of each method took: mean seconds, highest peak memory, and the cards; empty where that is unknown."""
+    lines = {}
+    for method in methods:
+        costs = [record["cost"] for record in records if record["method"] == method and record.get("cost")]
+        if costs:
+            seconds = sum(cost["seconds"] for cost in costs) / len(costs)
+            memory = max(cost["peak_memory_mb"] for cost in costs) / 1024
+            cards = " and ".join(sorted({cost["device"] for cost in costs}))
+            lines[method] = f"{seconds:.0f} s, {memory:.1f} GiB, {cards}"
+    return lines
+
+
+def markdown_table(
+    table: dict[str, dict[str, Estimate]], methods: Sequence[str], costs: dict[str, str] | None = None
+) -> str:
+    """A row for every metric, a column for every method, under its name what a run of it took."""
+    names = [f"{method} ({costs[method]})" if costs and method in costs else method for method in methods]
+    lines = [f"| metric | {' | '.join(names)} |", f"|---|{'---|' * len(methods)}"]
     for metric, row in table.items():
         cells = [str(row[method]) if method in row else "" for method in methods]
         lines.append(f"| {metric} {direction(metric)} | {' | '.join(cells)} |")
@@ -126,7 +142,9 @@ def write_report(
         ("Final minus initial NeRF", gains(records, methods)),
     ]
     tables = [(title, table) for title, table in tables if table]
-    text = "\n".join(f"{title}\n\n{markdown_table(table, columns_of(table, methods))}" for title, table in tables)
+    costs = costs_of(records, methods)
+    texts = [f"{title}\n\n{markdown_table(table, columns_of(table, methods), costs)}" for title, table in tables]
+    text = "\n".join(texts)
     (root / "table.md").write_text(text, "utf8")
     picture = gallery(root, records, methods)
     if picture is not None:
@@ -134,6 +152,7 @@ def write_report(
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report.html").render(
         direction=direction,
+        costs=costs,
         tables=[(title, table, columns_of(table, methods)) for title, table in tables],
         gallery=embedded(root / GALLERY),
         failures=failures,

@@ -38,6 +38,8 @@ class BenchmarkSubject:
     """Prompts without identifier that R-precision retrieves from."""
     toy: int | None = None
     """The toy's seed."""
+    others: tuple[Path, ...] = ()
+    """Folders with photos of other subjects of its class."""
     truth: Path | None = None
     """Folder of what the oracles take from the toy; None if they are not used."""
 
@@ -138,7 +140,9 @@ def dreambooth_subjects(root: Path) -> list[BenchmarkSubject]:
         live = class_noun in LIVE_CLASSES
         templates = (PLAIN, *(catalogue.live_templates if live else catalogue.object_templates))
         pool = tuple(prompt_pool(templates, nouns))
-        subjects.append(BenchmarkSubject(name, class_noun, root / name, None, templates, pool))
+        others = [root / other for other, noun in catalogue.classes.items() if noun == class_noun and other != name]
+        others = tuple(folder for folder in others if folder.is_dir())
+        subjects.append(BenchmarkSubject(name, class_noun, root / name, None, templates, pool, others=others))
     if not subjects:
         raise UserError(f"{root} has none of the subjects that its {CATALOGUE} names")
     return subjects

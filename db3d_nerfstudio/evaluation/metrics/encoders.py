@@ -27,6 +27,8 @@ CLIP_BACKBONES = {
 """The three backbones of the paper's table (2303.13508, table 1) and where the hub keeps them."""
 DINO_BACKBONE = "facebook/dino-vits16"
 """ViT-S/16, the backbone of DreamBooth's DINO metric (2208.12242, section 4.1)."""
+DINOV2_SIDE = 224
+"""Side of the pictures that DINOv2 is evaluated on, pixels; its weights are configured for 518."""
 
 Images = Float[Tensor, "b 3 h w"]
 Features = Float[Tensor, "b d"]
@@ -94,19 +96,25 @@ def clip_encoder(backbone: str, device: torch.device | str = "cpu") -> Encoder:
 
 
 def dino_encoder(source: str = DINO_BACKBONE, device: torch.device | str = "cpu") -> Encoder:
-    """The class token of DINO's vision transformer (Caron et al. 2021, arXiv 2104.14294).
+    """The class token of DINO's vision transformer (Caron et al. 2021, arXiv 2104.14294) or of DINOv2's (Oquab et al.
+    2023, arXiv 2304.07193), with or without registers.
+
+    Args:
+        source: A hub id, such as `facebook/dinov2-base`, or a local folder in transformers' layout.
 
     Raises:
         UserError: it is neither on this machine nor to be had from the hub.
     """
-    from transformers import ViTModel
+    from transformers import AutoConfig, AutoModel
     from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-    model = _frozen(ViTModel, source, device, add_pooling_layer=False)
+    second = _read(AutoConfig, source).model_type.startswith("dinov2")
+    model = _frozen(AutoModel, source, device, **({} if second else {"add_pooling_layer": False}))
+    side = min(DINOV2_SIDE, model.config.image_size) if second else model.config.image_size
 
     @torch.no_grad()
     def images(rgb: Images) -> Features:
-        pixels = _standardise(prepare(rgb, model.config.image_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        pixels = _standardise(prepare(rgb, side), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
         return normalize(model(pixels.to(device)).last_hidden_state[:, 0], dim=-1).cpu()
 
     return Encoder(f"dino {source.rsplit('/', 1)[-1]}", images)

@@ -14,6 +14,7 @@ from db3d_nerfstudio.evaluation.metrics.encoders import Encoder
 from db3d_nerfstudio.evaluation.metrics.fidelity import compare
 from db3d_nerfstudio.evaluation.metrics.r_precision import r_precision
 from db3d_nerfstudio.evaluation.metrics.renders import Pictures, Renders
+from db3d_nerfstudio.evaluation.metrics.retrieval import Gallery, instance_retrieval
 from db3d_nerfstudio.evaluation.metrics.saturation import over_saturation
 from db3d_nerfstudio.evaluation.metrics.similarity import flatten, mean_pairwise, mean_to_prompt, mean_within
 from db3d_nerfstudio.words import VIEW_NAMES, view_prompts
@@ -50,6 +51,8 @@ class Reference:
     """Photos of the subject."""
     subject: Subject | None = None
     """The true toy."""
+    gallery: Gallery | None = None
+    """Pictures of the subject and of others of its class."""
     lpips: Distance | None = None
     """Perceptual distance from the true views."""
 
@@ -74,6 +77,10 @@ def measure(renders: Renders, reference: Reference) -> tuple[dict[str, float], P
             if reference.judge is None:
                 views = texts(list(view_prompts(reference.prompt).values()))
                 own |= _sides(janus.zero_shot_views(encoder.images(renders.albedo), views), renders)
+        if reference.gallery is not None:
+            pictures = (reference.gallery.own, *reference.gallery.others)
+            mine, *others = (encoder.images(each) for each in pictures)
+            own["retrieval"] = instance_retrieval(encoder.images(renders.albedo), mine, others)
         if truth is not None:
             own["truth"] = float((encoder.images(renders.albedo) * encoder.images(truth)).sum(-1).mean())
         metrics |= {f"{encoder.name} {name}": value for name, value in own.items()}

@@ -12,7 +12,7 @@ from PIL import Image
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.evaluation.benchmark import benchmark, report
 from db3d_nerfstudio.evaluation.benchmark.benchmark import BenchmarkConfig
-from db3d_nerfstudio.evaluation.benchmark.cell import Cell, make_job, phases_of, run_job, step_arguments
+from db3d_nerfstudio.evaluation.benchmark.cell import Cell, cost_of, make_job, phases_of, run_job, step_arguments
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
 
 OURS, FUSION, TEXT = "dreambooth3d-toybox", "dreambooth-fusion-toybox", "dreamfusion-toybox"
@@ -182,6 +182,27 @@ def records_of(values, metric="score"):
         {"subject": subject, "prompt": "p", "method": method, "seed": seed, "metrics": {"final": {metric: value}}}
         for (subject, method, seed), value in values.items()
     ]
+
+
+def test_what_a_run_took_stands_beside_its_numbers(tmp_path):
+    assert cost_of(tmp_path) == {}
+    tasks = {"a": {"seconds": 61.25, "peak_memory_mb": 512}, "b": {"seconds": 2.0, "peak_memory_mb": 1536}}
+    manifest = {"tasks": tasks, "machine": {"device": "a card"}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    cost = cost_of(tmp_path)
+    assert cost == {"seconds": 63.2, "peak_memory_mb": 1536, "device": "a card"}
+    records = records_of({("a", "x", 1): 1.0, ("b", "x", 1): 0.5, ("a", "y", 1): 0.5})
+    records[0]["cost"], records[1]["cost"] = cost, cost | {"seconds": 36.8, "device": "another"}
+    costs = report.costs_of(records, ["x", "y"])
+    assert costs == {"x": "50 s, 1.5 GiB, a card and another"}
+    table = report.markdown_table(report.summarise(records, ["x", "y"]), ["x", "y"], costs)
+    assert table.splitlines()[0] == "| metric | x (50 s, 1.5 GiB, a card and another) | y |"
+
+
+def test_others_of_a_class_are_looked_for(subject, tmp_path):
+    assert "--others" not in job_of(subject, OURS, tmp_path).evaluate
+    job = job_of(replace(subject, others=(tmp_path / "dog2", tmp_path / "dog3")), OURS, tmp_path)
+    assert f"--others {tmp_path / 'dog2'} {tmp_path / 'dog3'}" in " ".join(job.evaluate)
 
 
 def test_margins_are_of_what_can_be_better():

@@ -62,6 +62,14 @@ def test_subjects_of_a_folder_in_the_data_sets_layout(tmp_path):
         dreambooth_subjects(tmp_path / "dog6")
 
 
+def test_others_are_those_of_the_same_class_that_are_there(tmp_path):
+    (tmp_path / CATALOGUE).write_text(TEXT.replace("dog6,dog", "dog6,dog\ndog7,dog\ndog8,dog"))
+    for name in ("dog6", "dog7", "bear_plushie"):
+        (tmp_path / name).mkdir()
+    others = {subject.name: subject.others for subject in dreambooth_subjects(tmp_path)}
+    assert others == {"dog6": (tmp_path / "dog7",), "dog7": (tmp_path / "dog6",), "bear_plushie": ()}
+
+
 def test_toys_are_photographed_once_and_cut_out(tmp_path, monkeypatch):
     monkeypatch.setattr(examples, "PHOTO_SIZE", 64)
     toy = toybox_subject(5, "mug", tmp_path)

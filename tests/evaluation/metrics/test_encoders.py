@@ -67,6 +67,21 @@ def test_dino_is_the_normalised_class_token(tmp_path):
     assert encoder.texts is None
 
 
+def test_dinov2_is_read_by_its_config_and_sees_pictures_of_its_own_size(tmp_path):
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_ratio": 2}
+    model = Dinov2Model(Dinov2Config(**size, image_size=266, patch_size=14)).eval()
+    model.save_pretrained(tmp_path / "dinov2-tiny")
+    images = torch.rand(2, 3, 224, 224)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    wanted = model((images - mean) / std).last_hidden_state[:, 0]
+    encoder = dino_encoder(str(tmp_path / "dinov2-tiny"))
+    torch.testing.assert_close(encoder.images(images), wanted / wanted.norm(dim=-1, keepdim=True))
+    assert encoder.name == "dino dinov2-tiny" and encoder.images(images[..., :64, :64]).shape == (2, 16)
+
+
 def test_the_judge_is_an_encoder_of_pictures_and_captions():
     judge = Judge().eval()
     encoder = judge_encoder(judge)

@@ -10,6 +10,7 @@ from db3d_nerfstudio.evaluation.metrics import fidelity
 from db3d_nerfstudio.evaluation.metrics.encoders import Encoder, judge_encoder
 from db3d_nerfstudio.evaluation.metrics.measure import Photos, Reference, measure
 from db3d_nerfstudio.evaluation.metrics.renders import Renders, evaluation_orbit
+from db3d_nerfstudio.evaluation.metrics.retrieval import Gallery
 from db3d_nerfstudio.toybox.judge import load_judge
 from db3d_nerfstudio.toybox.scene import Studio
 from db3d_nerfstudio.toybox.subjects import make_subject
@@ -61,6 +62,13 @@ def test_the_truth_gets_the_ceiling_and_another_toy_the_floor(toys, reference):
     assert other["silhouette_iou"] < 0.8 and other["psnr"] < 20 and other["judge truth"] < 0.7
     for name in ("judge i", "judge i masked"):
         assert other[name] < truth[name] - 0.1
+
+
+def test_a_toy_finds_itself_among_others_and_another_does_not(toys, reference):
+    own, chair = (renders_of(toys[noun]).albedo for noun in ("house", "chair"))
+    reference = replace(reference, gallery=Gallery(own[::2], (chair[::2],)))
+    assert measure(renders_of(toys["house"]), reference)[0]["judge retrieval"] == 1
+    assert measure(renders_of(toys["chair"]), reference)[0]["judge retrieval"] == 0
 
 
 def test_shape_without_texture_is_judged_by_itself(toys, reference):
