@@ -15,14 +15,16 @@ import tyro
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.nerf.occupancy import RADIUS
 from db3d_nerfstudio.paths import command
-from db3d_nerfstudio.ranges import Count
+from db3d_nerfstudio.ranges import Count, Natural, NonNegative
 from db3d_nerfstudio.results.mesh import decimate, density_grid, extract_surface, surface_level, y_up_unit
+from db3d_nerfstudio.results.posed_images import load_posed
 from db3d_nerfstudio.results.texture import bake, device_of
 from db3d_nerfstudio.results.views import export_views
 from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.workspace import publish
 
 if TYPE_CHECKING:
+    from nerfstudio.pipelines.base_pipeline import Pipeline
     from trimesh import Trimesh
 
     from db3d_nerfstudio.nerf.field import GridField
@@ -50,6 +52,13 @@ class ExportConfig:
     """The mesh is simplified to this many triangles."""
     texture_size: Count = 1024
     """Side of the texture, pixels."""
+    refine_texture: Natural = 0
+    """Steps in which the texture is fitted to the run's pseudo views after it was baked; 0 leaves it as the NeRF has
+    it."""
+    refine_size: Count = 512
+    """Side of the views in which it is fitted, pixels."""
+    refine_guidance: NonNegative = 0.0
+    """Weight of score distillation by the run's tuned guide in this, relative to that in training; 0 needs no guide."""
     views: Count | None = None
     """Write this many views from all round in place of a mesh: pictures with alpha, masks and poses, for image-to-3D
     models, nerfstudio and COLMAP."""
@@ -63,8 +72,13 @@ def build_mesh(
     max_faces: int,
     texture_size: int,
     report: Callable[[str], None] = lambda step: None,
+    refine: Callable[[Trimesh], Trimesh] = lambda mesh: mesh,
 ) -> Trimesh:
-    """A field as a textured mesh, y up and of unit size; `report` is called with each of the `STEPS` as it begins.
+    """A field as a textured mesh, y up and of unit size.
+
+    Args:
+        report: Called with each of the `STEPS` as it begins.
+        refine: Changes the texture of the mesh, which is in scene units then.
 
     Raises:
         UserError: the scene is empty, or a setting is too small to make a mesh.
@@ -81,7 +95,7 @@ def build_mesh(
     report("simplification")
     surface = decimate(surface, max_faces)
     report("texture")
-    return y_up_unit(bake(surface, field, texture_size, depth=2 * spacing))
+    return y_up_unit(refine(bake(surface, field, texture_size, depth=2 * spacing)))
 
 
 def files_of(mesh: Trimesh, kind: Format) -> dict[str, bytes]:
@@ -141,6 +155,23 @@ def write(folder: Path, files: dict[str, bytes]) -> None:
         publish(scratch, folder / name)
 
 
+def refined(config: ExportConfig, pipeline: Pipeline, mesh: Trimesh) -> Trimesh:
+    """The mesh, in scene units, with its texture fitted to the run's pseudo views.
+
+    Raises:
+        UserError: the run has no pseudo views.
+    """
+    from db3d_nerfstudio.results.refine import refine_texture, tuned_guidance
+
+    folder = config.run / "pseudo_views"
+    if not folder.exists():
+        raise UserError(f"{config.run} has no pseudo views to fit a texture to: leave --refine-texture out")
+    guidance = None
+    if config.refine_guidance > 0:
+        guidance = tuned_guidance(config.run, pipeline, config.refine_guidance)
+    return refine_texture(mesh, load_posed(folder, "cpu"), config.refine_texture, config.refine_size, guidance)
+
+
 def main(config: ExportConfig) -> None:
     """Write the mesh and its page, or the views, and print what they are."""
     from rich.progress import Progress
@@ -164,6 +195,7 @@ def main(config: ExportConfig) -> None:
             config.max_faces,
             config.texture_size,
             lambda step: progress.update(task, description=f"Mesh: {step}", advance=1),
+            lambda mesh: refined(config, pipeline, mesh) if config.refine_texture else mesh,
         )
     folder = exports_folder(config.run, config.output)
     files = files_of(mesh, config.format)
