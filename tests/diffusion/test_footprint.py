@@ -15,6 +15,7 @@ from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
+from db3d_nerfstudio.guides.flow.flux2 import Flux2GuideConfig
 from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
 from db3d_nerfstudio.guides.shapes import SHAPES, Shapes
 from db3d_nerfstudio.guides.skeleton import skeleton
@@ -142,6 +143,34 @@ def test_a_prompt_may_be_read_without_t5() -> None:
     needed = footprint(config, torch.bfloat16, None, shapes)
     line = check_fits(config, torch.bfloat16, needed.peak - 1, Work(), shapes)
     assert line.endswith("GiB.") and "Set --pipeline.model.guide.t5 False: that takes" in line
+
+
+def test_references_are_counted_where_the_guide_sees_them() -> None:
+    shapes: Shapes = {
+        "transformer": {
+            "in_channels": 128,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 3 * 32,
+            "guidance_embeds": False,
+        },
+        "vae": {"block_out_channels": (32,) * 4},
+        "text_encoder": {
+            "vocab_size": 100,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 1,
+            "num_key_value_heads": 1,
+        },
+    }
+    without, shown = (
+        footprint(Flux2GuideConfig(resolution=256), torch.bfloat16, Work(references=num, tuned=False), shapes)
+        for num in (0, 6)
+    )
+    assert shown.tasks["translation"] > without.tasks["translation"]
+    assert shown.tasks["score distillation"] == without.tasks["score distillation"]
 
 
 @pytest.mark.parametrize("memory", ["keep", "free"])

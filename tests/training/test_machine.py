@@ -23,6 +23,7 @@ from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training import machine
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.machine import (
+    MOST_PHOTOS,
     AutoMachineConfig,
     announce_disk,
     announce_memory,
@@ -76,6 +77,8 @@ def test_the_run_decides_what_the_guide_has_to_do() -> None:
     assert work_of(phases, model, data).upscaler is phases.pseudo_views.upscaler
     phases.full_steps = phases.final.steps = 0
     assert not work_of(phases, model, data).tuned
+    phases.pseudo_views.references = True
+    assert work_of(phases, model, data).references == MOST_PHOTOS
 
 
 def test_memory_is_announced_once_and_before_the_guide_is_loaded(config, monkeypatch: pytest.MonkeyPatch) -> None:
