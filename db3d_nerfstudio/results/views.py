@@ -1,4 +1,4 @@
-"""`db3d export RUN --views N`: pictures of a run with alpha, masks and poses, for programs that take views.
+"""`db3d export RUN --views 24`: pictures of a run with alpha, masks and poses, for programs that take views.
 
 VIEWS/
     images/000.png       colours and alpha, as image-to-3D models read them (TRELLIS, ReconViaGen)
