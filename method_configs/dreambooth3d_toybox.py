@@ -29,6 +29,7 @@ cameras.position_jitter = cameras.center_jitter = cameras.up_jitter = 0.0  # As 
 
 phases = config.pipeline.phases
 phases.initial.steps, phases.final.steps = 2500, 1500  # Later stages keep what the initial NeRF gets wrong.
+phases.initial.mesh_steps = 600  # A fit at 64 x 64 pixels needs few.
 phases.lr_final_fraction = 0.1  # Smoother surfaces.
 phases.reset_nerf = False  # From scratch, pseudo views that contradict each other blur the NeRF or swap its sides.
 phases.partial_steps = 400  # After the paper's 150, this small guide draws the duck without a beak.

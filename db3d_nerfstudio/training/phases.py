@@ -49,7 +49,7 @@ class InitialPhaseConfig(NerfPhaseConfig):
     mesh_front: Angle | None = None
     """Where its front is, in degrees counter-clockwise from above; 0 is +z in a file with y up, +x in one with z up.
     By default the guide guesses."""
-    mesh_steps: Count = 600
+    mesh_steps: Count = 2000
     """Micro-steps of the fit, in place of `steps`."""
     mesh_views: Count = 64
     """Number of renders that it is fitted to."""
