@@ -1,4 +1,4 @@
-"""`db3d export --refine-texture`: a mesh's texture, fitted to a run's pseudo views and led by its tuned guide.
+"""`db3d export RUN --refine-texture 200`: a mesh's texture, fitted to a run's pseudo views and led by its tuned guide.
 
 A baked texture is as coarse as the NeRF. Here its texels are the parameters: rays through the pixels of a camera find
 places in the texture, which are sampled bilinearly, so gradients of an image's loss reach the texels. Shape and places

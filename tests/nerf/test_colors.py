@@ -147,7 +147,7 @@ def test_a_nerf_of_z_moves_to_the_guides_mean_without_its_encoder(monkeypatch):
     model = latent(losses=NO_LOSSES)
     monkeypatch.setattr(MixingGuide, "encode", None)
     optimizer = torch.optim.Adam(model.field.parameters(), lr=0.02)
-    for step in range(60):
+    for step in range(100):
         optimizer.zero_grad()
         sum(losses_of(model, seed=step).values()).backward()
         optimizer.step()
