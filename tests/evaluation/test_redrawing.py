@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import tiny_toybox_folder
 
 from db3d_nerfstudio.evaluation.redrawing import full_of, redraw, true_views
@@ -40,3 +41,11 @@ def test_the_truth_is_redrawn_as_renders_are(settings: DreamBooth3DPipelineConfi
         assert redrawn.shape == truth.shape
         ratios.append(psnr)
     assert ratios[0] > 90 > ratios[1], "at strength 0 a guide of pixels returns what it was given"
+
+
+def test_only_the_margin_around_the_toy_is_redrawn(settings: DreamBooth3DPipelineConfig, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings.model.guide.setup().save(full_of(run))
+    settings.phases.pseudo_views.margin = 0.0
+    _, truth, redrawn = redraw(run, settings, default_truth(), seed=0)
+    assert torch.allclose(redrawn[:, :2, :2], truth[:, :2, :2], atol=1e-4), "corners are far from the toy"

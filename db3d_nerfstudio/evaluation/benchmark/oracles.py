@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
 from PIL import Image
 
 from db3d_nerfstudio.evaluation.benchmark.subjects import BenchmarkSubject
+from db3d_nerfstudio.evaluation.redrawing import cut_outs
 from db3d_nerfstudio.words import DIRECTIONS
 from db3d_nerfstudio.workspace import Workspace
 
@@ -51,16 +51,11 @@ def save_truth(subject: Subject, seed: int, folder: Path) -> None:
         seed: Decides light, height and background of the photos.
     """
     from db3d_nerfstudio.toybox.examples import photograph
-    from db3d_nerfstudio.toybox.scene import Shot, Studio
     from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 
-    cameras, views = DreamBooth3DDataParserConfig().orbit()
-    studio = Studio(subject)
     for name in ("orbit", "all_round"):
         (folder / name).mkdir()
-    places = torch.stack([views.azimuth, views.elevation, views.radius], -1).tolist()
-    for index, place in enumerate(places):
-        pixels = studio.cut_out(Shot(*place), int(cameras[index].width))
+    for index, pixels in enumerate(cut_outs(subject, DreamBooth3DDataParserConfig())):
         Image.fromarray(pixels).save(folder / "orbit" / f"{index:03d}.png")
     (folder / "mesh.glb").write_bytes(subject.glb())
     azimuths = tuple(360.0 / len(DIRECTIONS) * step for step in range(len(DIRECTIONS)))
