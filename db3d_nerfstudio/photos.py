@@ -69,7 +69,7 @@ def _reason_against(path: Path) -> str | None:
     if path.is_symlink() and not path.exists():
         return "a link to nothing"
     if not path.is_file():
-        return "no file"
+        return "not a regular file"
     if suffix in RAW:
         return "a camera's raw picture, export it as JPEG"
     if suffix in _VIDEO:

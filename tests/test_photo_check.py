@@ -51,7 +51,7 @@ def test_what_is_left_out_is_named_with_the_reason(folder: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
 def test_a_pipe_is_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
-    assert "pipe.jpg (no file)" in said(folder)
+    assert "pipe.jpg (not a regular file)" in said(folder)
 
 
 def test_one_photo_and_dozens(folder: Path) -> None:

@@ -239,5 +239,5 @@ def read_mesh(file: Path) -> Trimesh:
     import trimesh
 
     if not file.is_file():
-        raise UserError(f"there is no file {file}: give --mesh-file a glb or obj of db3d export")
+        raise UserError(f"{file} does not exist: give --mesh-file a glb or obj of db3d export")
     return trimesh.load_scene(file).to_mesh()

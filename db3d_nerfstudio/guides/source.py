@@ -73,7 +73,7 @@ def read_part(part: type, source: str, folder: str, **kwargs):
 
 
 def read_index(source: str) -> dict[str, Any]:
-    """What a model in diffusers' layout says of itself in `model_index.json`; empty for what is no such model."""
+    """What a model in diffusers' layout says of itself in `model_index.json`; empty if it is not in that layout."""
     root = Path(source).expanduser()
     if root.is_dir():
         file = root / "model_index.json"

@@ -64,7 +64,7 @@ def read_asset(path: Path, up: Up = "y") -> Asset:
         up: The axis that points up in the file; y in glTF and in most others of today.
 
     Raises:
-        UserError: it is no mesh, has no colours, or is too large.
+        UserError: it is not a mesh, has no colours, or is too large.
     """
     meshes = [mesh for mesh in _load(path) if len(mesh.faces)]
     if not meshes:
@@ -77,7 +77,7 @@ def read_asset(path: Path, up: Up = "y") -> Asset:
     centred = [v - (low + high) / 2 for v in vertices]
     radius = max(np.linalg.norm(v, axis=1).max() for v in centred)
     if not np.isfinite(radius) or radius == 0:
-        raise UserError(f"{path} has no extent, or corners that are no numbers: export it again")
+        raise UserError(f"{path} has no extent, or vertices that are not numbers: export it again")
     colorings = [_coloring(mesh) for mesh in meshes]
     known = [coloring for coloring in colorings if coloring is not None]
     if len(known) < len(meshes):
@@ -95,7 +95,7 @@ def _load(path: Path) -> list[Trimesh]:
     from trimesh.exchange.load import mesh_formats
 
     if not path.is_file():
-        raise UserError(f"there is no file {path}: give a mesh, such as a GLB")
+        raise UserError(f"{path} does not exist: give a mesh, such as a GLB")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} has {path.stat().st_size / 1e9:.1f} GB, more than {MAX_BYTES / 1e9:.0f}: {DECIMATE}")
     try:

@@ -1,4 +1,4 @@
-"""Assets from elsewhere: colours of every kind, their place in the scene, and one line for what is no asset."""
+"""Assets from elsewhere: colours of every kind, their place in the scene, and one line for what is not an asset."""
 
 import numpy as np
 import pytest
@@ -145,7 +145,7 @@ def flat(path):
 @pytest.mark.parametrize(
     ("write", "name", "message"),
     [
-        (no_file, "a.glb", "there is no file .*a.glb: give a mesh"),
+        (no_file, "a.glb", "a.glb does not exist: give a mesh"),
         (nonsense, "a.glb", "cannot be read as a mesh .*: export it as GLB; readable are .*glb"),
         (nonsense, "a.txt", "cannot be read as a mesh .*: export it as GLB"),
         (point_cloud, "a.ply", "has no triangles: export the asset as a mesh"),

@@ -38,7 +38,7 @@ def grey_box():
 
 
 def photographed(mesh, num=6, size=SIDE, elevation=25.0):
-    """Pictures of a textured mesh in front of a background that is no part of it."""
+    """Pictures of a textured mesh in front of a background that is not part of it."""
     cameras, _ = orbit_cameras(num, elevation, 3.05, 40.0, size)
     asset = Asset((Part(np.asarray(mesh.vertices), np.asarray(mesh.faces), _textured(mesh)),))
     rgba = torch.stack(list(picture_asset(asset, cameras))).permute(0, 2, 3, 1)
