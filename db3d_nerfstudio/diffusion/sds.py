@@ -83,6 +83,10 @@ class Distillation:
         """The diffusion model, loaded on first use: viewing and exporting never touch its weights."""
         return self._load_guide()
 
+    @cached_property
+    def _levels(self) -> Float[Tensor, " T"]:
+        return noise_level(self.guide.alphas_cumprod).cpu()  # Once: a step waits for no copy from the GPU.
+
     def set_guidance(self, prompt: str, guidance_scale: float) -> None:
         """Set the prompt and the guidance scale from now on."""
         if prompt != self.prompt:
@@ -123,7 +127,7 @@ class Distillation:
         with self.context():
             bank = self.embed_prompts() if self.bank is None else self.bank
             z, conditioning = encode(self.guide, image), bank(views)
-            t = sample_timesteps(len(z), noise_range, self.guide.alphas_cumprod)
+            t = sample_timesteps(len(z), noise_range, self._levels, device=self.guide.device)
             try:
                 if self._base_bank is None:
                     loss = sds_loss_of_z(self.guide, z, conditioning, t, config)
@@ -250,13 +254,17 @@ def _check_finite(
 def sample_timesteps(
     num: int,
     noise_range: tuple[float, float],
-    alphas_cumprod: Float[Tensor, " T"],
+    levels: Float[Tensor, " T"],
     generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
 ) -> Int[Tensor, " num"]:
-    """Timesteps drawn uniformly from those of a schedule between two noise levels; if none is there, the next one."""
+    """Timesteps drawn uniformly from those of a schedule between two noise levels; if none is there, the next one.
+
+    Args:
+        levels: `noise_level` of every timestep of the schedule, on the CPU.
+    """
     if not 0 <= noise_range[0] <= noise_range[1] <= 1:
         raise ValueError(f"The range of noise levels must satisfy 0 <= low <= high <= 1, got {noise_range}.")
-    device, levels = alphas_cumprod.device, noise_level(alphas_cumprod).cpu()
     low, high = torch.searchsorted(levels, torch.tensor(noise_range)).tolist()
     low = min(low, len(levels) - 1)
     drawn_on = generator.device if generator else device

@@ -128,7 +128,7 @@ def test_distillation_moves_pixels_to_what_the_guide_believes() -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(300):
         optimizer.zero_grad()
-        t = sample_timesteps(1, (0.12, 0.93), guide.alphas_cumprod, generator)
+        t = sample_timesteps(1, (0.12, 0.93), noise_level(guide.alphas_cumprod), generator)
         sds_loss(guide, rgb, conditioning, t, UNGUIDED, generator).backward()
         optimizer.step()
     assert rgb.mean().item() == pytest.approx(0.7, abs=0.01)
@@ -149,21 +149,20 @@ def test_noise_estimate_that_is_not_finite_stops_the_run() -> None:
 
 
 def test_timesteps_fill_their_range() -> None:
-    schedule = GaussianGuideConfig().setup().alphas_cumprod
-    drawn = sample_timesteps(20_000, (0.12, 0.2), schedule, torch.Generator().manual_seed(0)).unique()
-    levels = noise_level(schedule)
+    levels = noise_level(GaussianGuideConfig().setup().alphas_cumprod)
+    drawn = sample_timesteps(20_000, (0.12, 0.2), levels, torch.Generator().manual_seed(0)).unique()
     assert drawn.tolist() == ((levels >= 0.12) & (levels < 0.2)).nonzero()[:, 0].tolist()
-    assert sample_timesteps(3, (1.0, 1.0), schedule).tolist() == [999] * 3
-    assert sample_timesteps(3, (0.5, 0.5), schedule).unique().tolist() == [int((levels < 0.5).sum())]
+    assert sample_timesteps(3, (1.0, 1.0), levels).tolist() == [999] * 3
+    assert sample_timesteps(3, (0.5, 0.5), levels).unique().tolist() == [int((levels < 0.5).sum())]
     with pytest.raises(ValueError, match="low <= high"):
-        sample_timesteps(1, (0.9, 0.1), schedule)
+        sample_timesteps(1, (0.9, 0.1), levels)
 
 
 def test_a_range_means_the_same_on_every_schedule() -> None:
     """A signal-to-noise ratio of ((1 - s) / s)^2 at s, on Stable Diffusion's schedule and on others."""
     abar = GaussianGuideConfig().setup().alphas_cumprod
     for schedule in (abar, abar.repeat_interleave(2), abar.square()):
-        t = sample_timesteps(5000, (0.12, 0.93), schedule, torch.Generator().manual_seed(0))
+        t = sample_timesteps(5000, (0.12, 0.93), noise_level(schedule), torch.Generator().manual_seed(0))
         snr = schedule[t] / (1 - schedule[t])
         assert snr.max().sqrt() == pytest.approx(0.88 / 0.12, rel=0.05)
         assert snr.min().sqrt() == pytest.approx(0.07 / 0.93, rel=0.05)
