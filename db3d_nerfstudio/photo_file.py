@@ -36,6 +36,15 @@ _SIGNATURES = {
     b"\xff\x4f\xff\x51": "JPEG 2000",
     **{b"P%d%c" % (n, space): "PPM" for n in range(1, 7) for space in b" \t\r\n"},
 }
+_OTHERS = {
+    b"\xff\x0a": "JPEG XL, which is not read",
+    b"JXL ": "JPEG XL, which is not read",
+    b"%PDF": "a PDF, not a picture",
+    b"8BPS": "a file of Photoshop, which is not read",
+    b"PK\3\4": "an archive, not a picture",
+    b"ftyp": "a video, not a picture",
+}
+"""Beginnings of files that are renamed to pictures."""
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1"}
 _ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -139,7 +148,10 @@ def _reason(path: Path, error: Exception) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "it is a web page, not a picture"
     if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged {known}" if (known := picture_format(path)) else "it is not a picture"
+        if known := picture_format(path):
+            return f"it is damaged {known}, or {known} of a kind that is not read"
+        other = next((name for mark, name in _OTHERS.items() if mark in head[:12]), None)
+        return f"it is {other}" if other else "it is not a picture"
     known = {"truncated": "it is cut off", "decompressed data": "its metadata are too large"}
     return next((reason for part, reason in known.items() if part in str(error).lower()), str(error))
 

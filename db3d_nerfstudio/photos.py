@@ -24,7 +24,8 @@ SUFFIXES = frozenset(
 """A file so named is meant as a photo, even where its bytes are damaged."""
 RAW = frozenset(".dng .nef .cr2 .cr3 .crw .arw .sr2 .orf .rw2 .raf .pef .srw .3fr .iiq .x3f".split())
 _VIDEO = frozenset(".mov .mp4 .m4v .avi .mkv .webm .3gp".split())
-_OTHER = frozenset(".jxl .psd .svg .xcf .kra .tga .ico .eps .ai .pdf .exr .hdr .zip".split())
+_OTHER = frozenset(".jxl .psd .svg .xcf .kra .tga .ico .eps .ai .pdf .exr .hdr".split())
+_ARCHIVES = frozenset(".zip .rar .7z .tar .gz .tgz".split())
 _OVERSAMPLING = 4
 """Pixels read of a huge photo for each pixel asked for, along a side."""
 _MIN_TRANSPARENT = 0.05
@@ -76,6 +77,8 @@ def _reason_against(path: Path) -> str | None:
         return "a video"
     if suffix in SUFFIXES:
         return None
+    if suffix in _ARCHIVES:
+        return "an archive, unpack it"
     if suffix in _OTHER:
         return f"{suffix[1:].upper()} is not read, convert it to PNG"
     if path.name.lower() in ("thumbs.db", "desktop.ini"):
