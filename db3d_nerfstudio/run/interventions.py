@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.workspace import write_json
@@ -43,9 +43,31 @@ def read_changes(run: Path) -> list[Change]:
     if not file.exists():
         return []
     try:
-        return [Change(**entry) for entry in json.loads(file.read_text("utf8"))]
-    except (OSError, ValueError, TypeError) as error:
+        entries = json.loads(file.read_text("utf8"))
+        if not isinstance(entries, list):
+            raise ValueError("it is not a list")
+        return [_change(entry) for entry in entries]
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}): put it right, or delete it to drop the changes") from None
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "step": lambda value: isinstance(value, int) and value >= 0,
+    "prompt": lambda value: isinstance(value, str),
+    "guidance_scale": lambda value: isinstance(value, int | float) and 0 <= value < math.inf,
+    "ends": lambda value: value in get_args(PhaseName),
+}
+"""What each entry of a change may be."""
+
+
+def _change(entry: Any) -> Change:
+    """A change as it is in the file, which people edit; raises ValueError for one that is none."""
+    if not isinstance(entry, dict) or "step" not in entry:
+        raise ValueError(f"{json.dumps(entry)} is not a change of a step")
+    for name, value in entry.items():
+        if name not in _KINDS or not _KINDS[name](value):
+            raise ValueError(f"a change cannot have {json.dumps({name: value})}")
+    return Change(**entry)
 
 
 def add_change(run: Path, change: Change) -> None:

@@ -38,7 +38,13 @@ def test_what_cannot_be_never_reaches_the_disk(tmp_path):
     assert interventions.prompts == Interventions(tmp_path, "started with", 8.0).prompts == ["b"]
 
 
-@pytest.mark.parametrize("text", ["", "{", '[{"stop": 3}]', "[3]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", '[{"stop": 3}]', "[3]", '{"step": 4}', '[{"prompt": "a sks dog"}]', '[{"step": "4"}]'),
+        *('[{"step": 4, "prompt": 5}]', '[{"step": 4, "guidance_scale": NaN}]', '[{"step": 4, "ends": "middle"}]'),
+    ],
+)
 def test_a_file_that_somebody_broke_is_named_with_the_fix(tmp_path, text):
     (tmp_path / "interventions.json").write_text(text)
     with pytest.raises(UserError, match="interventions.json cannot be read .*delete it"):
