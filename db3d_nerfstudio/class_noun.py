@@ -77,13 +77,16 @@ _COLOURED_KINDS = frozenset(
 def find_class_noun(rest: str) -> str:
     """The class noun at the beginning of what follows an identifier; empty if there is none."""
     rest = rest.translate({ord(mark): "'" for mark in "\N{RIGHT SINGLE QUOTATION MARK}\N{MODIFIER LETTER APOSTROPHE}"})
-    rest = re.sub(r"^('s\b|[\s\"'\]>)}*])+", " ", rest)  # "sks's dog", "'sks' dog", "<sks> dog".
+    rest = re.sub(
+        r"^('s\b|[\s\"'\]>)}*\u201c\u201d\u2018\u00ab\u00bb])+", " ", rest
+    )  # "sks's dog", "'sks' dog", "<sks> dog".
     rest = re.sub(r"^\s*,?\s*(an?|the)\s+", "", rest, flags=re.IGNORECASE)  # "sks, a corgi", "sks the dog".
     words = re.split(r"[^\w\s'-]|(?:^|\s)-+\s", rest)[0].split()
     noun = words[: next((i for i in range(len(words)) if _ends_noun(words, i)), len(words))]
     if len(noun) > 1 and len(noun) < len(words) and _is(words[len(noun)], _DETERMINERS) and noun[-1].endswith("s"):
         noun.pop()  # A verb: "cat eats a pizza".
     noun = _owner(noun)
+    noun = [word for i, word in enumerate(noun) if i == 0 or word != noun[i - 1]]  # "dog dog".
     while len(noun) > 1 and _is(noun[0], _DESCRIPTIONS):
         if _is(noun[0], _COLOURS) and _is(noun[1], _COLOURED_KINDS):
             break

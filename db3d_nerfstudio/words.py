@@ -29,6 +29,12 @@ OVERHEAD_BLEND = 15.0
 """Half the width in degrees of the band in which interpolated prompts turn into the overhead prompt."""
 
 
+_INVISIBLE = {ord(space): " " for space in "\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"}
+_QUOTES = "\"'`\u201c\u201d\u201e\u2018\u2019\u201a\u00ab\u00bb"
+_ENDS = " .,;:"
+"""What ends a prompt and would stand before the name of a view."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What the photos show: "a photo of a sks robot wearing a hat" is about the robot that is called sks."""
@@ -57,6 +63,14 @@ class Subject:
             option: The command-line option that sets the class noun.
         """
         return f'The subject is "{self.identifier}", its class noun "{self.class_noun}" ({option} sets another)'
+
+
+def tidy(prompt: str) -> str:
+    """A prompt without what typing and copying leave around it: line breaks, invisible spaces, quotes, a full stop."""
+    text = " ".join(prompt.translate(_INVISIBLE).split()).rstrip(_ENDS)
+    if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
+        text = text[1:-1].strip().rstrip(_ENDS)
+    return text
 
 
 def parse_subject(prompt: str, identifier: str = "sks", class_noun: str | None = None) -> Subject:

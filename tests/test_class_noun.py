@@ -104,6 +104,8 @@ def test_the_prompts_of_the_dreambooth_data_set(noun: str) -> None:
         ("a sks sunglasses", "sunglasses"),
         ("a sks picture frame", "picture frame"),
         ("a sks dog portrait photography", "dog"),
+        ("a photo of a \N{LEFT DOUBLE QUOTATION MARK}sks\N{RIGHT DOUBLE QUOTATION MARK} dog", "dog"),
+        ("a photo of a sks dog dog", "dog"),
         (
             "ein Foto von sks H\N{LATIN SMALL LETTER U WITH DIAERESIS}ndchen",
             "H\N{LATIN SMALL LETTER U WITH DIAERESIS}ndchen",

@@ -15,6 +15,7 @@ from db3d_nerfstudio.words import (
     nearest_prompts,
     parse_subject,
     prompts_of_run,
+    tidy,
     view_prompts,
     view_weights,
 )
@@ -53,6 +54,27 @@ def test_instance_and_class_prompts_leave_the_context_out() -> None:
     subject = parse_subject("a photo of a olis robot wearing a hat", identifier="olis")
     assert subject.instance_prompt == "a photo of a olis robot"
     assert subject.class_prompt == "a photo of a robot"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *(
+            "a photo of a sks dog.",
+            " a photo of\ta sks dog\n",
+            "a photo of a sks dog, ",
+            "\ufeffa photo of a sks\u200bdog",
+        ),
+        *("\u201ca photo of a sks dog.\u201d", "'a photo of a sks dog'", "\u00ab a photo of a sks dog \u00bb."),
+    ],
+)
+def test_what_typing_and_copying_leave_around_a_prompt_is_dropped(typed: str) -> None:
+    assert tidy(typed) == "a photo of a sks dog"
+
+
+@pytest.mark.parametrize("prompt", ["a sks dog's", 'a sign that reads "hi"', "what a sks dog!", "sks", "'", "sks の犬"])
+def test_the_rest_of_a_prompt_is_left_alone(prompt: str) -> None:
+    assert tidy(prompt) == prompt
 
 
 def test_given_class_noun_wins() -> None:

@@ -17,6 +17,7 @@ from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
+from db3d_nerfstudio.words import tidy
 
 COLUMNS = 4
 """Images in a row of a sheet."""
@@ -48,6 +49,7 @@ class SampleConfig:
 
 def main(config: SampleConfig) -> None:
     """Draw and write the images, and print their paths."""
+    config.prompt = tidy(config.prompt)
     FreeThreads().begin()
     guide = guide_of(config.personalised, config.guide).setup(device=config.device)
     if config.personalised is not None:

@@ -37,7 +37,7 @@ from db3d_nerfstudio.run.progress import RunProgress, Task, shown
 from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.tasks import CLASS_IMAGES, dreambooth_task
-from db3d_nerfstudio.words import Subject, parse_subject, prompts_of_run
+from db3d_nerfstudio.words import Subject, parse_subject, prompts_of_run, tidy
 from db3d_nerfstudio.workspace import Workspace
 
 PERSONALISED = "personalised"
@@ -104,7 +104,7 @@ def _subject(config: PersonaliseConfig) -> tuple[Path, Subject]:
         raise UserError(
             f'What do the photos show? Add --prompt "a photo of a {config.identifier} robot", or another noun.'
         )
-    subject = parse_subject(prompt, config.identifier, config.class_noun)
+    subject = parse_subject(tidy(prompt), config.identifier, config.class_noun)
     if isinstance(config.guide, UNetGuideConfig) and config.guide.tuning == "textual_inversion":
         subject = replace(subject, identifier=config.guide.new_token)
     return data, subject

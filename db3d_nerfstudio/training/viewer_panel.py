@@ -31,6 +31,7 @@ from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManager
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.phases import PhaseName
+from db3d_nerfstudio.words import tidy
 
 if TYPE_CHECKING:
     from nerfstudio.viewer.viewer import Viewer
@@ -99,7 +100,7 @@ class ViewerPanel(ViewerControl):
         self._answer = gui.add_markdown("")
 
     def _request_guidance(self) -> None:
-        self._request(prompt=self._prompt.value, guidance_scale=float(self._scale.value))
+        self._request(prompt=tidy(self._prompt.value), guidance_scale=float(self._scale.value))
 
     def _request_end(self) -> None:
         task = self._context and self._context.record.progress.task
