@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 from db3d_nerfstudio.errors import UserError
@@ -23,6 +24,8 @@ class Range(NamedTuple):
         return math.isfinite(value) and self.least <= value <= self.most and value > self.above
 
     def __str__(self) -> str:
+        if self.least == self.most:
+            return f"{self.least:g}"
         if math.isfinite(self.least) and math.isfinite(self.most):
             return f"from {self.least:g} to {self.most:g}"
         bounds = [
@@ -62,35 +65,48 @@ Angle = Annotated[float, Range(-360, 360)]
 AngleInterval = Annotated[tuple[Angle, Angle], Ordered()]
 FieldOfViewInterval = Annotated[tuple[FieldOfView, FieldOfView], Ordered()]
 PositiveInterval = Annotated[tuple[Positive, Positive], Ordered()]
+NO_OTHERS: Mapping[str, Range] = MappingProxyType({})
 
 
-def check_ranges(config: Any, prefix: str = "--") -> None:
-    """Check the numbers of a config dataclass and of those inside it.
+def check_ranges(config: Any, prefix: str = "--", others: Mapping[str, Range] = NO_OTHERS) -> None:
+    """Check the numbers of a config dataclass and of those inside it, also in dictionaries.
 
     Args:
         prefix: Prefix of the options of the config's fields on the command line.
+        others: Bounds of fields, by their names, whose types have none.
 
     Raises:
         UserError: some are out of range; the message lists these options with their bounds.
     """
-    wrong = [f"{name} is {value}: it must be {bounds}" for name, value, bounds in _outside(config, prefix)]
+    wrong = [f"{name} is {value}: it must be {bounds}" for name, value, bounds in _outside(config, prefix, others)]
     if wrong:
         raise UserError("; ".join(wrong))
 
 
-def _outside(config: Any, prefix: str) -> Iterator[tuple[str, Any, Range | Ordered]]:
+def _outside(config: Any, prefix: str, others: Mapping[str, Range]) -> Iterator[tuple[str, Any, Range | Ordered]]:
     hints = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
-        value, name = getattr(config, field.name), _option_name(field.name, hints[field.name])
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _outside(value, f"{prefix}{name}." if name else prefix)
-            continue
-        values = value if isinstance(value, tuple) else (value,)
-        for bounds in _bounds(hints[field.name]):
-            numbers = (value,) if isinstance(bounds, Ordered) else values
-            if any(isinstance(number, int | float | tuple) and number not in bounds for number in numbers):
-                yield f"{prefix}{name}", value, bounds
-                break
+        name = _option_name(field.name, hints[field.name])
+        every = [*_bounds(hints[field.name])] or [bounds for key, bounds in others.items() if key == field.name]
+        for option, value in _values(getattr(config, field.name), f"{prefix}{name}"):
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                yield from _outside(value, f"{option}." if name else prefix, others)
+                continue
+            values = value if isinstance(value, tuple) else (value,)
+            for bounds in every:
+                numbers = (value,) if isinstance(bounds, Ordered) else values
+                if any(isinstance(number, int | float | tuple) and number not in bounds for number in numbers):
+                    yield option, value, bounds
+                    break
+
+
+def _values(value: Any, option: str) -> Iterator[tuple[str, Any]]:
+    """The value of an option or, of a dictionary, those in it, with the options that set them."""
+    if not isinstance(value, dict):
+        yield option, value
+        return
+    for key, entry in value.items():
+        yield from _values(entry, f"{option}.{key}".replace("_", "-"))
 
 
 def _option_name(field: str, hint: Any) -> str:

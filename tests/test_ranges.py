@@ -7,7 +7,7 @@ import pytest
 import tyro
 
 from db3d_nerfstudio.errors import UserError
-from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Share, ShareInterval, check_ranges
+from db3d_nerfstudio.ranges import Count, NonNegative, Positive, Range, Share, ShareInterval, check_ranges
 
 
 @dataclass
@@ -50,6 +50,22 @@ def test_defaults_pass() -> None:
 def test_what_is_out_of_range_is_named_as_the_command_line_names_it(config: Outer, message: str) -> None:
     with pytest.raises(UserError, match=f"^{message}"):
         check_ranges(config)
+
+
+@dataclass
+class Foreign:
+    lr: float = 0.1
+    options: dict = field(default_factory=dict)
+
+
+def test_options_without_bounds_get_those_of_others_also_in_dictionaries() -> None:
+    bounds = {"lr": Range(above=0), "options": Range(least=1)}
+    config = Foreign(options={"first": {"its_optimizer": Foreign(lr=float("nan")), "scheduler": None}, "second": 2})
+    check_ranges(config)
+    with pytest.raises(UserError, match=r"^--options.first.its-optimizer.lr is nan: it must be above 0$"):
+        check_ranges(config, others=bounds)
+    with pytest.raises(UserError, match=r"^--options.second is 0: it must be at least 1$"):
+        check_ranges(Foreign(options={"second": 0}), others=bounds)
 
 
 def test_the_command_line_still_reads_them() -> None:

@@ -10,6 +10,7 @@ import torch
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
+from db3d_nerfstudio.ranges import Range
 from db3d_nerfstudio.results.asset import read_asset
 from db3d_nerfstudio.results.report import FILE as REPORT
 from db3d_nerfstudio.run.config import FILE, RunConfig, checkpoint_step
@@ -19,11 +20,24 @@ from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.training.phases import PhasesConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.pseudo_views import check_references, given_views
-from db3d_nerfstudio.words import parse_subject
+from db3d_nerfstudio.words import parse_subject, tidy
 from db3d_nerfstudio.workspace import check_whole
 
 ARTIFACTS = ("mesh_views", "initial", "dreambooth/partial", "dreambooth/full", "dreambooth/multiview", "pseudo_views")
 """Folders of a run that later stages read; class images are made again where they are not whole."""
+BOUNDS = {
+    "lr": Range(above=0),
+    "eps": Range(least=0),
+    "weight_decay": Range(least=0),
+    "max_norm": Range(above=0),
+    "max_num_iterations": Range(least=1),
+    "gradient_accumulation_steps": Range(least=1),
+    "seed": Range(0, 2**32 - 1),
+    "num_devices": Range(1, 1),
+    "num_machines": Range(1, 1),
+    **{f"steps_per_{each}": Range(least=0) for each in ("save", "eval_batch", "eval_image", "eval_all_images")},
+}
+"""Bounds of nerfstudio's options; 0 steps are never."""
 
 
 def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
@@ -37,6 +51,7 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
         raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
     if model.prompt is None:
         raise UserError(f'no prompt: say what the photos show, as in --prompt "a photo of a {phases.identifier} robot"')
+    model.prompt = tidy(model.prompt)
     if phases.initial.length < 1:
         raise UserError("the initial NeRF needs at least one step: set --pipeline.phases.initial.steps to 1 or more")
     if phases.needs_photos:

@@ -71,7 +71,7 @@ class DreamBooth3DTrainerConfig(RunConfig, FirstOptions):
         """Called by `ns-train` before anything is written: check the input, and choose the run folder."""
         with exit_on_user_error():
             expand_home(self)
-            check_ranges(self)
+            check_ranges(self, others=start.BOUNDS)
             start.check_device(self.machine.device_type)
             if self.load_dir is not None:
                 self.load_dir = start.checkpoints_of(self.load_dir)

@@ -15,6 +15,7 @@ from db3d_nerfstudio.locks import locked
 from db3d_nerfstudio.nerf.model import DreamBooth3DModelConfig
 from db3d_nerfstudio.run.config import read_config
 from db3d_nerfstudio.toybox.examples import default_subject
+from db3d_nerfstudio.training.optimizers import FusedAdamConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
 from db3d_nerfstudio.training.trainer import DreamBooth3DTrainerConfig
 from db3d_nerfstudio.workspace import Workspace
@@ -130,6 +131,13 @@ def test_the_class_noun_and_what_photos_lose_are_announced(config, capsys):
     assert "removes 33 % of each" in said
 
 
+def test_what_surrounds_a_prompt_changes_nothing(config):
+    first = begin(config, reached=3)
+    config.pipeline.model.prompt = f" {config.pipeline.model.prompt}.\n"
+    assert begin(config).get_base_dir() == first.get_base_dir()
+    assert config.pipeline.model.prompt != first.pipeline.model.prompt == "a photo of a sks robot"
+
+
 def test_artifacts_that_are_not_whole_are_named_before_anything_is_loaded(config):
     run = begin(config, reached=3).get_base_dir()
     views = Workspace(run).once("pseudo_views", {}, lambda path: (path / "001.png").write_text("a view"))
@@ -207,6 +215,12 @@ def inverted_range(config):
     config.pipeline.model.sds.noise_range_start = (0.9, 0.1)
 
 
+def rates_and_seeds_of_nerfstudio_out_of_range(config):
+    config.optimizers = {"encodings": {"optimizer": FusedAdamConfig(lr=float("nan")), "scheduler": None}}
+    config.machine.seed = -1
+    config.gradient_accumulation_steps = {"encodings": 0}
+
+
 def references_for_a_guide_that_sees_none(config):
     config.pipeline.phases.pseudo_views.references = True
 
@@ -236,6 +250,16 @@ def photos_of_another_kind(config):
             "--pipeline.model.sds.guidance-scale is nan.*--pipeline.phases.dreambooth.batch-size is 0: .*at least 1",
         ),
         (inverted_range, "--pipeline.model.sds.noise-range-start is .* the smaller one first"),
+        (
+            rates_and_seeds_of_nerfstudio_out_of_range,
+            ".*".join(
+                [
+                    "--machine.seed is -1: it must be from 0 to",
+                    "--optimizers.encodings.optimizer.lr is nan: it must be above 0",
+                    "--gradient-accumulation-steps.encodings is 0: it must be at least 1",
+                ]
+            ),
+        ),
         (references_for_a_guide_that_sees_none, "does not see reference images.*train with dreambooth3d-flux2"),
         (nothing_to_load, "has no checkpoints: give --load-dir a run"),
         (photos_of_another_kind, "no photos: give --data a folder"),
