@@ -154,6 +154,19 @@ def test_user_errors_end_the_program_in_one_line():
         _ = 1 / 0
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3: file write failed"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line_whoever_says_so(error):
+    with pytest.raises(SystemExit, match=r"^Error: no space is left on the disk .*: free some"), exit_on_user_error():
+        raise error
+
+
 @pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_text("cut")])
 def test_a_damaged_artifact_that_may_be_replaced_is_made_again(tmp_path, capsys, harm):
     workspace = Workspace(tmp_path)

@@ -17,7 +17,7 @@ import tyro
 from nerfstudio.engine.trainer import Trainer
 
 from db3d_nerfstudio.console import announce, nerfstudio_silenced
-from db3d_nerfstudio.errors import exit_on_user_error
+from db3d_nerfstudio.errors import UserError, exit_on_user_error
 from db3d_nerfstudio.paths import expand_home
 from db3d_nerfstudio.ranges import check_ranges
 from db3d_nerfstudio.results.report import write_report
@@ -106,6 +106,20 @@ def exit_on_failure(config: RunConfig, progress: RunProgress) -> Iterator[None]:
         raise SystemExit(f"Error: {advice(error, config, progress.task)}") from None
 
 
+@contextmanager
+def damage_named(config: RunConfig) -> Iterator[None]:
+    """Raise a UserError where the checkpoint to load is damaged, or is that of another run."""
+    try:
+        yield
+    except Exception as error:  # Damaged files raise errors of many kinds.
+        file = config.load_checkpoint or (config.load_dir or Path()) / f"step-{config.load_step or 0:09d}.ckpt"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"the checkpoint {file} cannot be loaded ({reason}): put it back, or delete it, and the same command "
+            "continues from the one before it, or from the first step with the fine-tuned guides that are there"
+        ) from None
+
+
 class DreamBooth3DTrainer(Trainer):
     """Writes whole checkpoints, at steps from which a resumed run continues exactly as an unbroken one."""
 
@@ -166,7 +180,8 @@ class DreamBooth3DTrainer(Trainer):
             self.config.load_dir = self.checkpoint_dir
         if self.config.load_dir and self.config.load_step is None:
             self.config.load_step = checkpoint_step(self.config.load_dir)  # nerfstudio prints that it looks for it.
-        super()._load_checkpoint()
+        with exit_on_user_error(), damage_named(self.config):
+            super()._load_checkpoint()
         self._total_steps = self.config.max_num_iterations
         self.step = max(0, self._start_step - 1)  # Of a run with nothing left to train, this is saved again at its end.
 

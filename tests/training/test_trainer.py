@@ -56,6 +56,27 @@ def test_the_last_step_is_always_saved(trainer):
     assert saved(trainer) == ["step-000000008.ckpt"]
 
 
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 cut off", b"junk"])
+def test_a_damaged_checkpoint_is_named_with_the_fix(trainer, content):
+    trainer.save_checkpoint(9)
+    (trainer.checkpoint_dir / "step-000000009.ckpt").write_bytes(content)
+    with pytest.raises(
+        SystemExit, match=r"^Error: the checkpoint .*000009\.ckpt cannot be loaded .*: put it back"
+    ) as end:
+        trainer._load_checkpoint()
+    assert "\n" not in end.value.code
+
+
+def test_a_checkpoint_of_another_run_is_named(trainer):
+    trainer.save_checkpoint(9)
+    trainer.pipeline = nn.Linear(3, 3)
+    trainer.pipeline.load_pipeline = lambda state, step: trainer.pipeline.load_state_dict(state)
+    with pytest.raises(
+        SystemExit, match=r"cannot be loaded \(Error.* in loading state_dict for Linear:\): put it back"
+    ):
+        trainer._load_checkpoint()
+
+
 @pytest.mark.parametrize("only_latest", [True, False])
 def test_older_checkpoints(trainer, only_latest):
     trainer.config.save_only_latest_checkpoint = only_latest
@@ -79,7 +100,7 @@ def test_resuming_prints_nothing_and_finds_the_newest(trainer, capsys, monkeypat
     monkeypatch.setattr(torch, "load", lambda path, **_: loaded.append(path.name) or {})
     trainer.save_checkpoint(3)
     (trainer.checkpoint_dir / "notes.txt").touch()
-    with pytest.raises(KeyError):  # Of the empty checkpoint.
+    with pytest.raises(SystemExit, match="'step'"):  # The empty checkpoint has none.
         trainer._load_checkpoint()
     assert loaded == ["step-000000003.ckpt"] and capsys.readouterr().out == ""
 
