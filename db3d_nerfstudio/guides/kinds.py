@@ -90,10 +90,16 @@ def check_file(file: Path, family: Family) -> None:
 
 
 def check_adapter(file: Path) -> None:
-    """Raise if a file is damaged, or a whole model and not an adapter of one."""
+    """Raise if a file is damaged, or no adapter but a whole model or a learned word."""
     _check_format(file)
-    if any(name == _UNET_ENTRY or name.endswith("conv_in.weight") for name in read_header(file)):
+    tensors = read_header(file)
+    if any(name == _UNET_ENTRY or name.endswith("conv_in.weight") for name in tensors):
         raise UserError(f"{file} is a whole model and not an adapter: give it as the guide's model")
+    if tensors and not any("." in name for name in tensors):  # Layers' names have dots, words have none.
+        raise UserError(
+            f"{file} is a word learned by textual inversion ({next(iter(tensors))}) and not a LoRA: give the folder of "
+            "a learned_embeds.safetensors, the guide's tuning textual_inversion and its new_token"
+        )
 
 
 def _check_format(file: Path) -> None:
@@ -117,12 +123,22 @@ def read_header(file: Path) -> dict[str, dict[str, Any]]:
     except PermissionError:
         raise UserError(f"{file} may not be read: change its permissions") from None
     except (ValueError, OSError):
+        if is_lfs_pointer(file):
+            raise UserError(f"{file} is a pointer of Git LFS: run `git lfs pull`") from None
         raise UserError(f"{file} is not a {SINGLE_FILE} file, or is cut off: download it again") from None
     tensors.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
     if 8 + length + end > file.stat().st_size:
         raise UserError(f"{file} is cut off: download it again")
     return tensors
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a path is a file that only names the one that Git LFS has yet to fetch."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(23) == b"version https://git-lfs"
 
 
 def check_folder(root: Path, folders: tuple[str, ...]) -> None:
@@ -145,6 +161,9 @@ def check_folder(root: Path, folders: tuple[str, ...]) -> None:
         raise UserError(f"{root} is a model of {found}: use {READERS[found]}")
     if pipeline is not None and found is None and not pipeline.startswith(tuple(_PIPELINES)):
         raise UserError(f"{root} is a {pipeline.removesuffix('Pipeline')} model, which this guide does not read")
+    part = _class_of_part(root)
+    if part is not None:
+        raise UserError(f"{root} is one part of a model ({part}): give the folder of a whole model")
     if "pytorch_lora_weights.safetensors" in files or (root / "adapter_config.json").exists():
         raise UserError(f"{root} is a LoRA, not a whole model: give its base model, and the LoRA as personalised")
     if files and len(missing) == len(folders):
@@ -158,10 +177,22 @@ def check_folder(root: Path, folders: tuple[str, ...]) -> None:
 
 
 def _pipeline_class(root: Path) -> str | None:
+    return _read(root / "model_index.json").get("_class_name")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file's JSON object; empty if there is none, or it cannot be read."""
     try:
-        return json.loads((root / "model_index.json").read_text("utf8")).get("_class_name")
-    except (OSError, ValueError, AttributeError):
-        return None
+        found = json.loads(file.read_text("utf8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _class_of_part(root: Path) -> str | None:
+    """The class of a network that was saved by itself, such as a ControlNet."""
+    config = _read(root / "config.json")
+    return config.get("_class_name") or next(iter(config.get("architectures") or []), None)
 
 
 def check_pipeline(source: str, index: dict[str, Any], family: Family) -> None:

@@ -40,7 +40,10 @@ def identity(config: DiffusersGuideConfig) -> dict[str, Any]:
 def read_record(path: Path) -> dict | None:
     """The record in a folder; None if there is none."""
     try:
-        return json.loads((path / RECORD_FILE).read_text("utf8"))
+        record = json.loads((path / RECORD_FILE).read_text("utf8"))
+        if not isinstance(record, dict) or not {"guide", "settings", "base_norms"} <= record.keys():
+            raise ValueError("something is missing in it")
+        return record
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:

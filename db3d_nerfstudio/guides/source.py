@@ -75,21 +75,23 @@ def read_part(part: type, source: str, folder: str, **kwargs):
 def read_index(source: str) -> dict[str, Any]:
     """What a model in diffusers' layout says of itself in `model_index.json`; empty if it is not in that layout."""
     root = Path(source).expanduser()
-    if root.is_dir():
-        file = root / "model_index.json"
-        return json.loads(file.read_text("utf8")) if file.is_file() else {}
-    if not _HUB_ID.fullmatch(source):
+    if root.is_dir() and not (root / "model_index.json").is_file():
+        return {}
+    if not root.is_dir() and not _HUB_ID.fullmatch(source):
         return {}
     from diffusers import DiffusionPipeline
 
-    return read_config(DiffusionPipeline, source)
+    return read_config(DiffusionPipeline, str(root) if root.is_dir() else source)
 
 
 def read_config(part: type, source: str, folder: str | None = None) -> dict[str, Any]:
     """The configuration of a part by its class's `load_config`, or of the pipeline: a small file, and no weights."""
     try:
-        return part.load_config(source, subfolder=folder)
-    except OSError as error:
+        config = part.load_config(source, subfolder=folder)
+        if not isinstance(config, dict):
+            raise OSError("it is not a JSON object")
+        return config
+    except (OSError, AttributeError) as error:  # The latter where diffusers meets JSON that is no object.
         raise OSError(explain(source, folder or "model_index.json", error)) from error
 
 

@@ -13,8 +13,9 @@ from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.config import DiffusersGuideConfig
 from db3d_nerfstudio.guides.flow.flux2 import Flux2GuideConfig
 from db3d_nerfstudio.guides.flow.sd3 import SD3GuideConfig
-from db3d_nerfstudio.guides.record import read_record
-from db3d_nerfstudio.guides.tuning.lora_file import adapter_file, read_adapter
+from db3d_nerfstudio.guides.record import RECORD_FILE, read_record
+from db3d_nerfstudio.guides.tuning.lora_file import Adapter, adapter_file, read_adapter
+from db3d_nerfstudio.guides.tuning.word import EMBEDDING_FILE
 from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 from db3d_nerfstudio.guides.unet.deepfloyd import DeepFloydGuideConfig
 from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
@@ -70,12 +71,37 @@ def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> Diffuser
 def _settings_of_another_tool(personalised: Path, given: DiffusersGuideConfig) -> DiffusersGuideConfig:
     """The given guide, with an adapter like the one in a file that another program wrote."""
     if adapter_file(personalised) is None:
+        _check_fine_tune(personalised)
         return given
     adapter = read_adapter(personalised)
+    _check_family(personalised, adapter, given)
     text = {"train_text_encoder": adapter.has_text} if isinstance(given, UNetGuideConfig) else {}
     return dataclasses.replace(
         given, tuning="lora", lora_rank=adapter.rank, lora_targets=adapter.targets or None, **text
     )
+
+
+_PARTS = ("unet", "transformer", "text_encoder", EMBEDDING_FILE)
+"""What a folder holds of which at least one was tuned."""
+
+
+def _check_fine_tune(folder: Path) -> None:
+    """Raise if nothing in a folder is a fine-tuned guide; name those below it."""
+    if any((folder / part).exists() for part in _PARTS):
+        return
+    below = sorted(file.parent for file in [*folder.glob(f"*/{RECORD_FILE}"), *folder.glob(f"*/*/{RECORD_FILE}")])
+    instead = f"give {', '.join(map(str, below))}" if below else "give the folder that `db3d dreambooth` printed"
+    raise UserError(f"{folder} is not a fine-tuned guide: {instead}, or a LoRA")
+
+
+def _check_family(personalised: Path, adapter: Adapter, given: DiffusersGuideConfig) -> None:
+    is_sdxl = isinstance(given, SDXLGuideConfig)
+    if adapter.for_sdxl and not is_sdxl:
+        raise UserError(f"{personalised} is a LoRA for SDXL: give the guide sdxl")
+    if adapter.has_text and is_sdxl:
+        raise UserError(
+            f"{personalised} changes the text encoders of SDXL, which are not tuned here: give a LoRA of the UNet alone"
+        )
 
 
 def _restored(kind: Any, value: Any) -> Any:

@@ -108,6 +108,12 @@ def test_pipelines_of_the_family_pass() -> None:
     check_pipeline("some/model", {}, "Stable Diffusion 3")
 
 
+def test_a_pointer_of_git_lfs_is_no_damaged_file(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\n")
+    with pytest.raises(UserError, match="model.safetensors is a pointer of Git LFS: run `git lfs pull`"):
+        check_file(tmp_path / "model.safetensors", "Stable Diffusion")
+
+
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
     def said() -> str:
         with pytest.raises(UserError) as error:
@@ -115,6 +121,9 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         return str(error.value)
 
     assert "has no unet/, text_encoder/, tokenizer/, scheduler/, vae/" in said()
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    assert "is one part of a model (ControlNetModel): give the folder of a whole model" in said()
+    (tmp_path / "config.json").write_text("[]")
     (tmp_path / "v1-5.ckpt").touch()
     assert "not in diffusers' layout, but has v1-5.ckpt: give a file" in said()
     (tmp_path / "pytorch_lora_weights.safetensors").touch()

@@ -130,6 +130,31 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch
         StableDiffusionGuideConfig(model="some/model").setup()
 
 
+def test_a_cache_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+
+    def make(*args: object, **kwargs: object) -> None:
+        (tmp_path / "home" / "hub").mkdir(parents=True)
+
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.load_config", make)
+    with pytest.raises(OSError, match="^.*/home/hub may not be written.*Set HF_HOME to a folder"):
+        StableDiffusionGuideConfig(model="some/model").setup()
+
+
+def test_odd_settings_and_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
+    model = tiny_stable_diffusion_folder(tmp_path / "sd")
+    settings = (model / "unet" / "config.json").read_text()
+    (model / "unet" / "config.json").write_text("[]")
+    with pytest.raises(OSError, match="unet cannot be read: it is incomplete or damaged"):
+        StableDiffusionGuideConfig(model=str(model)).setup()
+    (model / "unet" / "config.json").write_text(settings)
+    (weights,) = (model / "unet").glob("*.safetensors")
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3438167540\n")
+    with pytest.raises(OSError, match="unet holds pointers of Git LFS.*git lfs pull"):
+        StableDiffusionGuideConfig(model=str(model)).setup()
+
+
 def test_missing_sentencepiece_is_an_error(tmp_path: Path) -> None:
     """A folder as the hub has it: the words of T5 in a file that only sentencepiece reads."""
     folder = tiny_if_folder(tmp_path)

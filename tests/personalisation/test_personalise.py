@@ -203,3 +203,13 @@ def test_a_fine_tune_without_its_weights_says_why(tmp_path: Path) -> None:
     workspace.release("full")
     with pytest.raises(UserError, match="keep-full False.: give --personalised another"):
         guide_of(folder, ToyboxGuideConfig())
+
+
+def test_a_folder_without_a_fine_tune_names_those_below_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a fine-tuned guide: give the folder that `db3d dreambooth` printed, or"):
+        guide_of(tmp_path, ToyboxGuideConfig())
+    for name in ("full", "partial"):
+        (tmp_path / "dreambooth" / name).mkdir(parents=True)
+        (tmp_path / "dreambooth" / name / "guide.json").touch()
+    with pytest.raises(UserError, match="give .*/dreambooth/full, .*/dreambooth/partial, or a LoRA"):
+        guide_of(tmp_path, ToyboxGuideConfig())

@@ -10,6 +10,7 @@ import torch
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import digest
+from db3d_nerfstudio.guides.source import read_part
 from db3d_nerfstudio.guides.tuning.base import Tuning, check_saved
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class FullTuning(Tuning):
             if path is None:
                 saved = self._read_base(type(module), name, dtype=torch.float32)
             else:
-                saved = type(module).from_pretrained(path, subfolder=name, dtype=torch.float32)
+                saved = read_part(type(module), str(path), name, dtype=torch.float32)
             theirs, ours = saved.state_dict(), module.state_dict()
             if {key: value.shape for key, value in theirs.items()} != {key: v.shape for key, v in ours.items()}:
                 raise UserError(

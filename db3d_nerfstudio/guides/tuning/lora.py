@@ -71,7 +71,10 @@ def check_targets(name: str, module: Network, targets: tuple[str, ...]) -> None:
     """Raise if a suffix of layers' names fits no layer of the network `name`, which peft would ignore."""
     for target in targets:
         if not any(key == target or key.endswith(f".{target}") for key, _ in module.named_modules()):
-            raise UserError(f'No layer of the {name} is called "{target}": remove it from lora_targets.')
+            raise UserError(
+                f'No layer of the {name} is called "{target}": remove it from lora_targets or, if it comes from a '
+                "LoRA's file, set the guide's model to the one that the LoRA was made for."
+            )
 
 
 def add_adapter(module: Network, rank: int, alpha: float, targets: tuple[str, ...]) -> None:

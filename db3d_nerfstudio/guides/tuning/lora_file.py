@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from torch import Tensor
@@ -36,6 +37,12 @@ _DOWN = (
 )
 _NETWORKS = ("unet.", "transformer.")
 _KOHYA = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
+_KOHYA_SDXL = (
+    *("lora_te1_", "lora_te2_"),
+    *("lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_"),
+)
+_SDXL_BLOCKS = SimpleNamespace(layers_per_block=2)
+"""What tells the blocks of SDXL's UNet under kohya's names."""
 
 
 class Adapter(NamedTuple):
@@ -46,6 +53,8 @@ class Adapter(NamedTuple):
     place, and of "text_encoder" too."""
     base: str | None
     """The model it was made for, if the file says so."""
+    for_sdxl: bool
+    """Whether its layers have kohya's names of those of SDXL."""
 
     @property
     def rank(self) -> int:
@@ -60,8 +69,8 @@ class Adapter(NamedTuple):
 
     @property
     def has_text(self) -> bool:
-        """Whether it changes the text encoder."""
-        return any(name.startswith("text_encoder.") for name in self.layers)
+        """Whether it changes a text encoder."""
+        return any(name.startswith("text_encoder") for name in self.layers)
 
 
 def adapter_file(path: Path) -> Path | None:
@@ -81,7 +90,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
     """An adapter by its folder or file, of diffusers, peft, kohya's scripts, or of this package.
 
     Args:
-        unet_config: The UNet's configuration, by which blocks of SDXL are found under kohya's names.
+        unet_config: The UNet's configuration, by which blocks of SDXL are found under kohya's names; by default SDXL's.
 
     Raises:
         UserError: there is none, or one of another method than LoRA.
@@ -100,6 +109,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
         raise UserError(
             f"{file} is not a plain LoRA (it has {odd[0] if odd else 'DoRA'}): train one without LyCORIS or DoRA"
         )
+    for_sdxl = any(key.startswith(_KOHYA_SDXL) for key in tensors)
     tensors = _folded(tensors)
     config = file.parent / PEFT_CONFIG
     if file.name == PEFT_FILE and config.is_file():
@@ -110,7 +120,7 @@ def read_adapter(path: Path, unet_config: Any = None) -> Adapter:
         if name.endswith(".lora_B.weight"):
             layers[name] = layers[name] * _strength(settings, name, layers[name].shape[1])
     bases = (settings.get(f"{network}base_model_name_or_path") for network in _NETWORKS)
-    return Adapter(layers, next(filter(None, bases), None))
+    return Adapter(layers, next(filter(None, bases), None), for_sdxl)
 
 
 def _settings(text: str, file: Path) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _renamed(tensors: dict[str, Tensor], unet_config: Any) -> dict[str, Tensor]:
     from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 
     if all(key.startswith(_KOHYA) for key in tensors):
-        tensors = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet_config)[0]
+        tensors = StableDiffusionLoraLoaderMixin.lora_state_dict(tensors, unet_config=unet_config or _SDXL_BLOCKS)[0]
     named = {}
     for key, value in tensors.items():
         key = key.removeprefix("base_model.model.")

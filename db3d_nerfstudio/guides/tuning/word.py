@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.guides.kinds import read_header
 from db3d_nerfstudio.guides.tuning.base import Tuning, check_saved
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def load_word(word: str, embedding: ExtendedEmbedding, path: Path | None) -> Non
     if path is None:
         embedding.new.copy_(embedding.start)
         return
+    read_header(path / EMBEDDING_FILE)  # Raises for one that is damaged.
     saved = load_file(path / EMBEDDING_FILE)
     if word not in saved:
         raise UserError(f'{path} has the word "{next(iter(saved))}", not "{word}": set new_token to it.')

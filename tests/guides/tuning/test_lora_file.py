@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.tuning.lora_file import ADAPTER_FILE, read_adapter
+from db3d_nerfstudio.guides.unet.sdxl import SDXLGuideConfig
 from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuide, StableDiffusionGuideConfig
+from db3d_nerfstudio.personalisation.choice import guide_of
 
 RANK, ALPHA = 4, 16.0
 
@@ -187,6 +189,31 @@ def test_files_that_are_no_adapters_are_named(model: Path, tmp_path: Path) -> No
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-100])
     with pytest.raises(UserError, match="cut.safetensors is cut off: download it again"):
         read_adapter(tmp_path / "cut.safetensors")
+
+
+@pytest.mark.parametrize("name", ["emb_params", "<dog>"])
+def test_a_learned_word_is_no_adapter(tmp_path: Path, name: str) -> None:
+    save_file({name: torch.zeros(1, 8)}, tmp_path / "word.safetensors")
+    with pytest.raises(UserError, match="is a word learned by textual inversion .* and not a LoRA"):
+        read_adapter(tmp_path / "word.safetensors")
+
+
+def test_kohyas_names_of_sdxl_are_read(tmp_path: Path) -> None:
+    layer = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    tensors = {f"{layer}.lora_up.weight": torch.ones(8, 2), f"{layer}.lora_down.weight": torch.ones(2, 8)}
+    save_file({**tensors, f"{layer}.alpha": torch.tensor(1.0)}, tmp_path / "xl.safetensors")
+    adapter = read_adapter(tmp_path / "xl.safetensors")
+    assert adapter.for_sdxl and adapter.targets == ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",)
+    assert adapter.layers[f"unet.{adapter.targets[0]}.lora_B.weight"][0, 0] == 0.5
+    with pytest.raises(UserError, match="is a LoRA for SDXL: give the guide sdxl"):
+        guide_of(tmp_path / "xl.safetensors", StableDiffusionGuideConfig())
+    assert guide_of(tmp_path / "xl.safetensors", SDXLGuideConfig()).lora_targets == adapter.targets
+    text = {
+        name.replace(layer, "lora_te2_text_model_encoder_layers_0_mlp_fc1"): t.clone() for name, t in tensors.items()
+    }
+    save_file({**tensors, **text}, tmp_path / "text.safetensors")
+    with pytest.raises(UserError, match="changes the text encoders of SDXL, which are not tuned here"):
+        guide_of(tmp_path / "text.safetensors", SDXLGuideConfig())
 
 
 UP, DOWN = "unet.x.lora_B.weight", "unet.x.lora_A.weight"

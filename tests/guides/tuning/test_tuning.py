@@ -160,9 +160,10 @@ def test_fine_tune_of_another_base_is_refused(model: Path, tmp_path: Path) -> No
     guided(model, tuning="lora").load(tmp_path / "lora")
 
 
-def test_record_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["", "{", "{}", "[]"])
+def test_record_that_cannot_be_read_is_an_error(tmp_path: Path, text: str) -> None:
     assert read_record(tmp_path) is None
-    (tmp_path / RECORD_FILE).write_text("{")
+    (tmp_path / RECORD_FILE).write_text(text)
     with pytest.raises(UserError, match=rf"{RECORD_FILE} cannot be read.*delete it"):
         read_record(tmp_path)
 
@@ -216,6 +217,16 @@ def test_prompt_without_the_new_word_teaches_nothing(toybox_model: Path) -> None
 def test_word_that_cannot_be_learned_is_an_error(toybox_model: Path, settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         ToyboxGuideConfig(model=toybox_model, tuning="textual_inversion", **settings).setup()
+
+
+@pytest.mark.parametrize("tuning", ["full", "textual_inversion"])
+def test_weights_that_are_damaged_are_named(toybox_model: Path, tmp_path: Path, tuning: str) -> None:
+    guide = ToyboxGuideConfig(model=toybox_model, tuning=tuning).setup()
+    guide.save(tmp_path)
+    (file,) = tmp_path.rglob("*.safetensors")
+    file.write_bytes(b"")
+    with pytest.raises((UserError, OSError), match=r"unet cannot be read|embeds.safetensors is not a .* file"):
+        guide.load(tmp_path)
 
 
 def test_word_by_another_name_is_refused(toybox_model: Path, tmp_path: Path) -> None:
