@@ -39,8 +39,8 @@ class SweepConfig:
     """NeRF micro-steps of each run."""
     gpus: NonNegative = 1.0
     """GPUs for each run; 0 trains on the CPU."""
-    address: str = "local"
-    """Ray cluster, such as "ray://host:10001" or "auto"; local starts one on this machine."""
+    address: str | None = None
+    """Ray cluster on which runs go side by side, see `db3d benchmark`; by default they run here, one by one."""
     train_args: str = ""
     """More arguments for every `ns-train`, after an equals sign."""
 

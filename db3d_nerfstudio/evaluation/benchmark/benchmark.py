@@ -7,7 +7,8 @@
     OUTPUT/views.png                              every subject from three sides: the truth, and what each method made
     OUTPUT/report.html                            both, with photos, losses and turntables
 
-Ray (https://www.ray.io) schedules the cells. Finished cells are kept, and interrupted ones continue.
+Cells run one after the other, or side by side where Ray (https://www.ray.io) schedules them. Finished cells are kept,
+and interrupted ones continue.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from db3d_nerfstudio.evaluation.benchmark.subjects import (
 from db3d_nerfstudio.ranges import Count, NonNegative
 
 Record = dict[str, Any]
+Finished = Callable[[int, Record | str], None]
+"""Called with the index of a job."""
 
 
 @dataclass
@@ -71,9 +74,10 @@ class BenchmarkConfig:
     cores: Count = 1
     """CPU cores per cell."""
     gpus: NonNegative = 0.0
-    """GPUs per cell; with a fraction, cells share one."""
-    address: str = "local"
-    """Ray cluster, such as "ray://host:10001" or "auto"; local starts one on this machine."""
+    """GPUs per cell; 0 trains on the CPU. On Ray, cells with a fraction share one."""
+    address: str | None = None
+    """Ray cluster on which cells run side by side, such as "ray://host:10001" or "auto"; local starts one on this
+    machine. By default cells run here, one after the other."""
 
 
 def main(config: BenchmarkConfig) -> None:
@@ -126,7 +130,7 @@ def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubjec
 
 def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkSubject]) -> list[Job]:
     """All cells, subject by subject; every subject's prompt pool is published on the way."""
-    jobs = []
+    jobs, device = [], ["--machine.device-type", "cpu"] if config.gpus == 0 else []
     for subject in subjects:
         pool = pool_file(root, subject)
         pool.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +141,7 @@ def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkS
                     Cell(subject, template, method, seed),
                     root,
                     steps=config.steps,
-                    train_args=split_words(config.train_args),
+                    train_args=[*device, *split_words(config.train_args)],
                     evaluate_args=split_words(config.evaluate_args),
                     threads=config.cores,
                 )
@@ -146,7 +150,7 @@ def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkS
 
 
 def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dict[str, str]]:
-    """Run the jobs on Ray: the records of those that succeeded, in their order, and why others did not."""
+    """Run the jobs: the records of those that succeeded, in their order, and why others did not."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -167,13 +171,26 @@ def run_all(jobs: list[Job], config: BenchmarkConfig) -> tuple[list[Record], dic
             outcomes[index] = outcome
             bar.advance(task)
 
-        on_ray(jobs, config, finished)
+        if config.address is None:
+            one_by_one(jobs, finished)
+        else:
+            on_ray(jobs, config, config.address, finished)
     ordered = [(jobs[index].cell.name, outcomes[index]) for index in range(len(jobs))]
     records = [outcome for _, outcome in ordered if not isinstance(outcome, str)]
     return records, {name: outcome for name, outcome in ordered if isinstance(outcome, str)}
 
 
-def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Record | str], None]) -> None:
+def one_by_one(jobs: list[Job], finished: Finished) -> None:
+    """`finished` is called as each job ends, with its line of results or why it failed."""
+    for index, job in enumerate(jobs):
+        try:
+            outcome: Record | str = run_job(job)
+        except (UserError, RuntimeError, OSError) as error:
+            outcome = str(error)
+        finished(index, outcome)
+
+
+def on_ray(jobs: list[Job], config: BenchmarkConfig, address: str, finished: Finished) -> None:
     """One Ray task per job; `finished` is called as each ends, with its line of results or why it failed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Nothing is sent to anyone.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's default of tomorrow, or it warns.
@@ -182,14 +199,14 @@ def on_ray(jobs: list[Job], config: BenchmarkConfig, finished: Callable[[int, Re
         import ray
         from ray.exceptions import RayError, RayTaskError
     except ImportError:
-        raise UserError('the benchmark needs Ray: pip install "db3d_nerfstudio[benchmark]"') from None
-    dashboard = False if config.address == "local" else None  # A cluster has its own setting.
+        raise UserError('--address needs Ray: pip install "db3d_nerfstudio[benchmark]", or leave it out') from None
+    dashboard = False if address == "local" else None  # A cluster has its own setting.
     try:
-        ray.init(address=config.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard)
     except Exception as error:  # Ray raises no narrower one.
         raise UserError(
             f"Ray did not start ({error}): it gives up after 30 seconds, which may be too few on a busy machine. "
-            "Try again, or run `ray start --head` first and give --address auto"
+            "Leave --address out, or run `ray start --head` first and give --address auto"
         ) from None
     try:
         task = ray.remote(run_job).options(num_cpus=config.cores, num_gpus=config.gpus, max_retries=0)

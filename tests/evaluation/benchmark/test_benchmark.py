@@ -110,18 +110,8 @@ def test_steps_are_divided_like_the_methods_own():
         phases_of("nerfacto")
 
 
-def one_by_one(jobs, config, finished):
-    """What Ray does, without Ray."""
-    for index, job in enumerate(jobs):
-        try:
-            finished(index, run_job(job))
-        except RuntimeError as error:
-            finished(index, str(error))
-
-
 def test_failures_are_told_in_the_end_and_what_is_finished_stays(subject, pretend, monkeypatch):
     monkeypatch.setattr(benchmark, "choose_subjects", lambda config, root: [subject])
-    monkeypatch.setattr(benchmark, "on_ray", one_by_one)
     monkeypatch.setattr(benchmark, "check_jobs", lambda jobs: None)
     config = BenchmarkConfig(output=pretend / "out", methods=(f"{OURS} --x 1", FUSION, TEXT), prompts=1, seeds=(7,))
     with pytest.raises(UserError, match="1 of 3 cells failed, duck-1/a-photo-of-a-duck/dreamfusion.*out of luck"):
@@ -139,6 +129,23 @@ def test_failures_are_told_in_the_end_and_what_is_finished_stays(subject, preten
     assert "http" not in page and "Failed" not in page
 
 
+def test_without_ray_a_failure_does_not_keep_the_next_cell_from_running(subject, pretend):
+    jobs, outcomes = [job_of(subject, method, pretend) for method in (TEXT, OURS, FUSION)], {}
+    jobs[2].folder.mkdir(parents=True)
+    (jobs[2].folder / "recipe.json").write_text("{}")
+    benchmark.one_by_one(jobs, outcomes.__setitem__)
+    assert "out of luck" in outcomes[0] and "made by other commands" in outcomes[2]
+    assert outcomes[1]["method"] == OURS and list(outcomes) == [0, 1, 2]
+
+
+def test_without_a_gpu_cells_are_trained_on_the_cpu_of_any_machine(subject, tmp_path):
+    config = BenchmarkConfig(methods=(OURS,), train_args="--x 1")
+    (on_cpu,) = benchmark.make_jobs(config, tmp_path, [subject])
+    (on_gpu,) = benchmark.make_jobs(replace(config, gpus=0.5), tmp_path, [subject])
+    assert " --machine.device-type cpu --x 1" in " ".join(on_cpu.train)
+    assert "--machine.device-type" not in on_gpu.train and "--x 1" in " ".join(on_gpu.train)
+
+
 @pytest.mark.slow
 def test_on_ray(pretend):
     """The command itself, in a process of its own: what Ray leaves behind must not disturb the other tests."""
@@ -147,7 +154,17 @@ def test_on_ray(pretend):
     (pretend / "data" / "duck_toy").mkdir(parents=True)
     (pretend / "data" / "prompts_and_classes.txt").write_text(catalogue)
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(pretend / "data" / "duck_toy" / "0.png")
-    options = ["--photos", str(pretend / "data"), "--output", str(pretend / "out"), "--methods", OURS, TEXT]
+    options = [
+        "--photos",
+        str(pretend / "data"),
+        "--output",
+        str(pretend / "out"),
+        "--methods",
+        OURS,
+        TEXT,
+        "--address",
+        "local",
+    ]
     call = [sys.executable, "-W", "ignore", "-c", "from db3d_nerfstudio.cli import main; main()", "benchmark", *options]
     done = subprocess.run(call, capture_output=True, text=True, check=False, cwd=pretend)
     if "Ray did not start" in done.stderr:
