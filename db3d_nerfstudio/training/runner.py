@@ -31,6 +31,7 @@ from db3d_nerfstudio.run.interventions import FILE as INTERVENTIONS
 from db3d_nerfstudio.threads import FreeThreads
 from db3d_nerfstudio.training import initial_mesh, initial_nerf, pseudo_views
 from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.duration import announce_duration
 from db3d_nerfstudio.training.fine_tunes import FineTunes
 from db3d_nerfstudio.training.machine import announce_disk, announce_memory
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
@@ -188,6 +189,7 @@ class PhaseRunner:
         """Load the guide and check every prompt, so that a wrong path or an unknown word ends the run at once."""
         if self._entered is None:
             announce_memory(self.context, self.config)
+            announce_duration(self.context, self.config)
         if self.context.model.config.sds.gradient == "contrast":
             with self.context.guide.untuned():
                 pass  # Whether it can be is known now, and needed after a fine-tuning.
