@@ -33,7 +33,7 @@ class StableDiffusionGuideConfig(UNetGuideConfig):
     vae: str | None = None
     """Folder or hub id of a VAE in place of the model's own, such as madebyollin/sdxl-vae-fp16-fix."""
     vae_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the VAE, whose gradient SDS needs. In float16, the VAEs of many models overflow."""
+    """Precision of the VAE, whose gradient SDS needs. In float16, SDXL's own VAE overflows."""
 
     @property
     def source(self) -> str:
@@ -58,10 +58,13 @@ class StableDiffusionGuide(UNetGuide):
         self.vae = self._read_vae()
         shape = self.vae.config
         channels = shape["latent_channels"]
-        if self._vae_dtype == torch.float16 and shape["force_upcast"]:
+        # Files of Stable Diffusion 1 and 2 do not have this entry: their VAEs run in float16.
+        upcast = shape["force_upcast"] and "force_upcast" not in shape.get("_use_default_values", ())
+        if self._vae_dtype == torch.float16 and upcast:
             raise UserError(
-                f"The VAE of {config.vae or self.source} may overflow in float16, or does not claim otherwise: set "
-                "vae_dtype to bfloat16 or float32, or vae to one made for float16 (madebyollin/sdxl-vae-fp16-fix)."
+                f"The VAE of {config.vae or self.source} overflows in float16 by its own configuration "
+                "(force_upcast): set vae_dtype to bfloat16 or float32, or vae to one made for float16 "
+                "(madebyollin/sdxl-vae-fp16-fix)."
             )
         if channels != self.unet.config.in_channels:
             raise UserError(

@@ -1,5 +1,6 @@
 """Stable Diffusion's own parts: its VAE, its checkpointing, and the variants of its files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -44,11 +45,20 @@ def test_vae_may_be_another(stable_diffusion: Path, tmp_path: Path) -> None:
     assert torch.equal(other.encode(rgb), guide.encode(rgb)) and not torch.equal(other.encode(rgb), z)
 
 
-def test_vae_that_overflows_in_half_precision_is_refused(stable_diffusion: Path) -> None:
+def test_vae_that_overflows_in_half_precision_is_refused(tmp_path: Path) -> None:
+    folder = tiny_stable_diffusion_folder(tmp_path)
+    config, file = StableDiffusionGuideConfig(model=str(folder), vae_dtype="float16"), folder / "vae" / "config.json"
+    entries = json.loads(file.read_text())
+    assert entries["force_upcast"] is True
     with pytest.raises(
-        ValueError, match="overflow in float16.*set vae_dtype to bfloat16 or float32.*sdxl-vae-fp16-fix"
+        ValueError, match="overflows in float16.*set vae_dtype to bfloat16 or float32.*sdxl-vae-fp16-fix"
     ):
-        StableDiffusionGuideConfig(model=str(stable_diffusion), vae_dtype="float16").setup()
+        config.setup()
+    file.write_text(json.dumps(entries | {"force_upcast": False}))
+    assert config.setup().vae.dtype == torch.float16
+    del entries["force_upcast"]  # As in the files of Stable Diffusion 1 and 2.
+    file.write_text(json.dumps(entries))
+    assert config.setup().vae.dtype == torch.float16
 
 
 def test_variant_names_the_files(tmp_path: Path) -> None:
