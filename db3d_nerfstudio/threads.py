@@ -110,10 +110,11 @@ class FreeThreads:
         threads = threads_for(cores, used, self._quota, self._most)
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
+            container = self._quota < cores - used
+            reason = f"this container has {self._quota:g}" if container else f"other programs use {used:.1f}"
             announce(
-                f"Computing with {threads} thread{'s' if threads > 1 else ''}: other programs use {used:.1f} of "
-                f"{cores} cores (OMP_NUM_THREADS sets another number; OMP_WAIT_POLICY=PASSIVE uses all, asleep while "
-                "they wait)"
+                f"Computing with {threads} thread{'s' if threads > 1 else ''}: {reason} of {cores} cores "
+                "(OMP_NUM_THREADS sets another number)"
             )
 
 

@@ -81,6 +81,14 @@ def test_threads_follow_what_is_free_and_say_so(machine: dict[str, float], capsy
     assert torch.get_num_threads() == 4
 
 
+def test_a_container_is_named_as_the_reason_where_it_is(machine, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(threads, "core_quota", lambda: 1.5)
+    free = FreeThreads()
+    free.begin()
+    assert torch.get_num_threads() == 1
+    assert capsys.readouterr().out.startswith("Computing with 1 thread: this container has 1.5 of 4 cores (OMP_NUM_")
+
+
 @pytest.mark.parametrize(("name", "value"), [("OMP_NUM_THREADS", "3"), ("OMP_WAIT_POLICY", "passive")])
 def test_what_the_environment_sets_stays(machine, monkeypatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
