@@ -65,9 +65,18 @@ def subject_of(run: Path) -> tuple[Path | None, str | None] | None:
 
 
 def try_lock(run: Path) -> bool:
-    """Lock the run for this process until it ends in any way; False if another process holds the lock."""
+    """Lock the run for this process until it ends in any way; False if another process holds the lock.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
     if run not in _held_locks:
-        lock = take_lock(run / ".lock")
+        try:
+            lock = take_lock(run / ".lock")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {run} ({error.strerror}): copy the run to another disk, or set another --output-dir"
+            ) from None
         if lock is None:
             return False
         _held_locks[run] = lock

@@ -1,6 +1,7 @@
 """What `ns-train` does before a run begins: bad input is one line, and the same command continues its run."""
 
 import copy
+import errno
 import fcntl
 import json
 import shutil
@@ -144,6 +145,18 @@ def test_artifacts_that_are_not_whole_are_named_before_anything_is_loaded(config
     begin(config)
     (views / "001.png").unlink()
     with pytest.raises(SystemExit, match="in .*pseudo_views, 001.png is gone: put it back, or delete the folder"):
+        begin(config)
+
+
+def test_a_run_on_a_disk_that_cannot_be_written_to_is_named(config, monkeypatch):
+    begin(config, reached=3)
+
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("db3d_nerfstudio.run.folder.take_lock", refuse)
+    monkeypatch.setattr("db3d_nerfstudio.run.folder._held_locks", {})
+    with pytest.raises(SystemExit, match=r"cannot write to .* \(Read-only file system\): copy the run to another disk"):
         begin(config)
 
 
