@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from db3d_nerfstudio.errors import UserError
 
@@ -183,10 +183,10 @@ def _pipeline_class(root: Path) -> str | None:
 def _read(file: Path) -> dict[str, Any]:
     """A file's JSON object; empty if there is none, or it cannot be read."""
     try:
-        found = json.loads(file.read_text("utf8"))
+        found: Any = json.loads(file.read_text("utf8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cast(dict[str, Any], found) if isinstance(found, dict) else {}
 
 
 def _class_of_part(root: Path) -> str | None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.workspace import write_json
@@ -43,10 +43,10 @@ def read_changes(run: Path) -> list[Change]:
     if not file.exists():
         return []
     try:
-        entries = json.loads(file.read_text("utf8"))
+        entries: Any = json.loads(file.read_text("utf8"))
         if not isinstance(entries, list):
             raise ValueError("it is not a list")
-        return [_change(entry) for entry in entries]
+        return [_change(entry) for entry in cast(list[Any], entries)]
     except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read ({error}): put it right, or delete it to drop the changes") from None
 
@@ -64,10 +64,11 @@ def _change(entry: Any) -> Change:
     """A change as it is in the file, which people edit; raises ValueError for one that is none."""
     if not isinstance(entry, dict) or "step" not in entry:
         raise ValueError(f"{json.dumps(entry)} is not a change of a step")
-    for name, value in entry.items():
+    change = cast(dict[str, Any], entry)
+    for name, value in change.items():
         if name not in _KINDS or not _KINDS[name](value):
             raise ValueError(f"a change cannot have {json.dumps({name: value})}")
-    return Change(**entry)
+    return Change(**change)
 
 
 def add_change(run: Path, change: Change) -> None:
