@@ -11,14 +11,12 @@ config.method_name = "dreambooth3d-toybox"
 config.example = True
 
 model = config.pipeline.model
-model.guide = ToyboxGuideConfig(train_text_encoder=True)
+model.guide = ToyboxGuideConfig(tuning="lora", lora_rank=16, train_text_encoder=True)  # Full tuning loses the back.
 model.field = GridFieldConfig(resolutions=(16, 32))  # At 64 x 64 pixels, finer vertices only make surfaces rough.
 model.background.color = (0.5, 0.5, 0.5)  # White recalls a photo in front of white, and the side that it shows.
-model.sds.noise_range_start = (
-    0.665,
-    0.971,
-)  # At 64 x 64 pixels only high noise hides a shape, so only there can it change.
-model.sds.noise_range_end = (0.343, 0.865)
+model.sds.guidance_scale = 3.0  # At 8, colours come off the palette and surfaces become rough.
+model.sds.noise_range_start = (0.75, 0.97)  # Only high noise hides a shape, so only there can it change.
+model.sds.noise_range_end = (0.55, 0.9)
 model.recon_loss_mult = 50.0  # Far below, the final NeRF ignores the pseudo views.
 shading = model.shading  # The light of the guide's training pictures.
 shading.ambient, shading.diffuse, shading.light_distance, shading.textureless_prob = 0.55, 0.45, (3.0, 5.0), 0.2
@@ -28,20 +26,19 @@ cameras.elevation_range = (-10.0, 45.0)  # No photo shows the subject from above
 cameras.position_jitter = cameras.center_jitter = cameras.up_jitter = 0.0  # As in the guide's training pictures.
 
 phases = config.pipeline.phases
-phases.initial.steps, phases.final.steps = 2500, 1500  # Later stages keep what the initial NeRF gets wrong.
+phases.initial.steps = phases.final.steps = 1500
 phases.initial.mesh_steps = 600  # A fit at 64 x 64 pixels needs few.
 phases.lr_final_fraction = 0.1  # Smoother surfaces.
-phases.reset_nerf = False  # From scratch, pseudo views that contradict each other blur the NeRF or swap its sides.
-phases.partial_steps = 400  # After the paper's 150, this small guide draws the duck without a beak.
+phases.partial_steps, phases.full_steps, phases.multiview_steps = 200, 400, 75  # Adapters need no more.
 phases.pseudo_views.steps = 25
 phases.pseudo_views.strength = 0.6  # Above, the guide turns renders to the sides of the photos.
 phases.pseudo_views.guidance_scale = 2.0  # From 4 on, coloured specks around the subject.
+phases.pseudo_views.margin = 0.06  # Beyond, the guide tints the background.
 
 dreambooth = phases.dreambooth
-dreambooth.learning_rate = 3e-4
 dreambooth.view_words = "guess"  # Without, the subject has no side, and the name of a side means the plain class.
 dreambooth.class_views = True  # Keeps the sides of the subject apart.
-dreambooth.prior_loss_weight = 0.1  # At 0 sides get lost, at 0.3 the duck's beak.
+dreambooth.prior_loss_weight = 0.1  # At 0 sides get lost.
 dreambooth.class_sampling.steps = 20
 dreambooth.ema_decay = 0.99  # The last weights of batches of two are noisy.
 

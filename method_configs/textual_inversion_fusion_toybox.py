@@ -9,6 +9,7 @@ from db3d_nerfstudio.method_configs.textual_inversion_fusion import as_a_new_wor
 
 config = as_a_new_word(deepcopy(dreambooth_fusion_toybox.method.config))
 config.method_name = "textual-inversion-fusion-toybox"
+config.pipeline.phases.full_steps = 800
 config.example = False  # The bundled subject's prompt has another identifier.
 
 method = MethodSpecification(config, description='Baseline on a CPU: textual inversion; the prompt says "<sks>".')

@@ -22,8 +22,8 @@ from db3d_nerfstudio.training.phases import phase_at
 SCALE = {"pipeline.model.sds.guidance_scale", "pipeline.model.sds.guidance_rescale"}
 """What public systems set otherwise for the methods that baselines with real models stand for."""
 FAMILIES = [
-    (dreambooth3d, dreambooth_fusion, dreamfusion, 150),
-    (dreambooth3d_toybox, dreambooth_fusion_toybox, dreamfusion_toybox, 400),
+    (dreambooth3d, dreambooth_fusion, dreamfusion, 150, 800),
+    (dreambooth3d_toybox, dreambooth_fusion_toybox, dreamfusion_toybox, 200, 400),
 ]
 
 
@@ -34,8 +34,8 @@ def differences(one, other, prefix=""):
     return [] if one == other else [prefix.rstrip(".")]
 
 
-@pytest.mark.parametrize(("ours", "fusion", "text_only", "partial"), FAMILIES)
-def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only, partial):
+@pytest.mark.parametrize(("ours", "fusion", "text_only", "partial", "full"), FAMILIES)
+def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, text_only, partial, full):
     configs = [preset.method.config for preset in (ours, fusion, text_only)]
     phases = [config.pipeline.phases for config in configs]
     stages = ["method_name", "pipeline.phases.initial.steps", "pipeline.phases.final.steps"]
@@ -45,7 +45,7 @@ def test_baselines_differ_in_the_stages_alone_and_train_as_long(ours, fusion, te
     for config, others in ((configs[1], []), (configs[2], without_photos)):
         assert sorted(differences(settings(configs[0]), settings(config))) == sorted([*stages, *others])
     assert [p.total_steps() for p in phases] == [phases[0].total_steps()] * 3
-    assert phases[0].partial_steps == partial and [p.full_steps for p in phases] == [800, 800, 0]
+    assert phases[0].partial_steps == partial and [p.full_steps for p in phases] == [full, full, 0]
     assert {phase_at(phases[1], step).name for step in range(0, phases[1].total_steps(), 100)} == {"initial"}
 
 
@@ -61,8 +61,12 @@ def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
     changed = set(differences(settings(one), settings(other)))
     guide = "pipeline.model.guide"
     tuned = {f"{guide}.train_text_encoder"} if one.pipeline.model.guide.train_text_encoder else set()
-    own = "full_steps" if fusion is dreambooth_fusion else "dreambooth.learning_rate"
-    assert changed - tuned == {"method_name", f"{guide}.tuning", f"pipeline.phases.{own}", "pipeline.phases.identifier"}
+    assert changed - tuned == {
+        "method_name",
+        f"{guide}.tuning",
+        "pipeline.phases.full_steps",
+        "pipeline.phases.identifier",
+    }
     assert other.pipeline.phases.dreambooth.learning_rate is None, "that of a word"
     assert not other.pipeline.model.guide.train_text_encoder
     assert other.pipeline.model.guide.tuning == "textual_inversion"
@@ -71,7 +75,7 @@ def test_textual_inversion_differs_in_what_is_learned_alone(fusion, inversion):
 
 @pytest.mark.parametrize(
     ("fusion", "latents", "channels", "grid"),
-    [(dreambooth_fusion, latent_nerf, 4, 64), (dreambooth_fusion_toybox, latent_nerf_toybox, 48, 16)],
+    [(dreambooth_fusion, latent_nerf, 4, 64), (dreambooth_fusion_toybox, latent_nerf_toybox, 16, 8)],
 )
 def test_latent_nerf_differs_in_what_the_colours_are_alone(fusion, latents, channels, grid):
     one, other = fusion.method.config, latents.method.config

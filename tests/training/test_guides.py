@@ -55,13 +55,16 @@ def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "build", "grid"),
-    [("latent_nerf", tiny_stable_diffusion_folder, 8), ("latent_nerf_toybox", tiny_toybox_folder, 4)],
+    ("preset", "build", "channels", "grid"),
+    [("latent_nerf", tiny_stable_diffusion_folder, 4, 8), ("latent_nerf_toybox", tiny_toybox_folder, 48, 4)],
 )
-def test_a_nerf_of_latents_is_looked_at_without_its_guide(preset, build, grid, tmp_path: Path, photos: Path) -> None:
+def test_a_nerf_of_latents_is_looked_at_without_its_guide(
+    preset, build, channels, grid, tmp_path: Path, photos: Path
+) -> None:
     config = tiny_config(preset, build(tmp_path / "model"), photos, tmp_path / "out")
     config.pipeline.phases.final.steps = 0
     config.pipeline.datamanager.random_cameras.resolution = ((0.0, grid),)
+    config.pipeline.model.field.latent_channels = channels
     main(config)
     shutil.rmtree(tmp_path / "model")
     (run,) = (tmp_path / "out").glob("*/*/*")
