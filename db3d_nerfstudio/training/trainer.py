@@ -111,6 +111,8 @@ def damage_named(config: RunConfig) -> Iterator[None]:
     """Raise a UserError where the checkpoint to load is damaged, or is that of another run."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise  # Of the device: the file is whole.
     except Exception as error:  # Damaged files raise errors of many kinds.
         file = config.load_checkpoint or (config.load_dir or Path()) / f"step-{config.load_step or 0:09d}.ckpt"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

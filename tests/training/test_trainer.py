@@ -67,6 +67,17 @@ def test_a_damaged_checkpoint_is_named_with_the_fix(trainer, content):
     assert "\n" not in end.value.code
 
 
+def test_a_full_card_is_no_damage(trainer, monkeypatch):
+    trainer.save_checkpoint(9)
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer.pipeline, "load_pipeline", full, raising=False)
+    with pytest.raises(torch.OutOfMemoryError):
+        trainer._load_checkpoint()
+
+
 def test_a_checkpoint_of_another_run_is_named(trainer):
     trainer.save_checkpoint(9)
     trainer.pipeline = nn.Linear(3, 3)
