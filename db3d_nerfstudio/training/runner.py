@@ -189,7 +189,8 @@ class PhaseRunner:
         """Load the guide and check every prompt, so that a wrong path or an unknown word ends the run at once."""
         if self._entered is None:
             announce_memory(self.context, self.config)
-            announce_duration(self.context, self.config)
+            if self.context.step == 0:  # Counting takes a while, and a resumed run has shown it.
+                announce_duration(self.context, self.config)
         if self.context.model.config.sds.gradient == "contrast":
             with self.context.guide.untuned():
                 pass  # Whether it can be is known now, and needed after a fine-tuning.

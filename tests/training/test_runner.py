@@ -13,6 +13,7 @@ from db3d_nerfstudio.guides.unet.stable_diffusion import StableDiffusionGuideCon
 from db3d_nerfstudio.run.interventions import Change, add_change
 from db3d_nerfstudio.run.manifest import read_manifest
 from db3d_nerfstudio.run.record import read_losses
+from db3d_nerfstudio.training import runner
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -80,6 +81,14 @@ def test_other_settings_in_the_same_folder_are_an_error_with_the_fix(config):
     config.pipeline.phases.partial_steps = 5
     with pytest.raises(UserError, match=r"dreambooth/partial .*steps: 2 -> 5.*--resume False"):
         tiny_run(config).runner.before_step(0)
+
+
+def test_the_hours_are_counted_when_a_run_begins_and_not_when_it_goes_on(config, monkeypatch):
+    counted = []
+    monkeypatch.setattr(runner, "announce_duration", lambda *_: counted.append(1))
+    tiny_run(config).runner.before_step(0)
+    tiny_run(config).runner.before_step(1)
+    assert counted == [1]
 
 
 def test_a_guide_that_cannot_be_used_ends_the_run_before_anything_is_made(config, monkeypatch):
