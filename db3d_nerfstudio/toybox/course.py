@@ -100,7 +100,8 @@ class Course:
             "other": torch.optim.AdamW(other, config.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True),
         }
         self._peaks = {name: optimizer.param_groups[0]["lr"] for name, optimizer in self.optimizers.items()}
-        self.ema = EMAModel(self.modules.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=3 / 4)
+        average = {"decay": config.ema_decay, "use_ema_warmup": True, "power": 3 / 4, "foreach": True}
+        self.ema = EMAModel(self.modules.parameters(), **average)
         self._cooldown: tuple[int, int] | None = None
         self._resume()
 

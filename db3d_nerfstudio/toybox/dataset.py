@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from db3d_nerfstudio.toybox.captions import draw_caption, is_clear_view, view_word
 from db3d_nerfstudio.toybox.scene import Shot, Studio, draw_shot
-from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, Traits, make_subject
+from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, Traits, decorate, draw_traits, make_subject
 from db3d_nerfstudio.toybox.toys import PALETTE
 from db3d_nerfstudio.words import VIEW_NAMES
 
@@ -38,6 +38,8 @@ class DatasetConfig:
     """Seed of the first subject. The guide, the judge and the tests use ranges that do not overlap."""
     toy_share: float = 0.0
     """Share of the subjects that are none of the known kinds, but a "toy"."""
+    decorated_share: float = 0.0
+    """Share of the subjects that get a pattern, and an accessory if their kind wears any; of the others few do."""
     workers: int = 2
     """Number of processes that photograph."""
 
@@ -63,11 +65,16 @@ class Scene:
     """Where from and in what context; light and colours of the background are forgotten."""
 
 
-def photograph_subject(seed: int, views: int, toy_share: float = 0.0) -> tuple[list, list, list, list]:
+def photograph_subject(
+    seed: int, views: int, toy_share: float = 0.0, decorated_share: float = 0.0
+) -> tuple[list, list, list, list]:
     """Photos (UInt8[ndarray, "h w 3"]), captions, labels and scenes of the subject of a seed."""
     rng = np.random.default_rng((seed, 1))
     is_toy = np.random.default_rng((seed, 2)).random() < toy_share
-    studio = Studio(make_subject(seed, "toy" if is_toy else None))
+    traits, dice = None, np.random.default_rng((seed, 3))
+    if dice.random() < decorated_share:
+        traits = decorate(draw_traits(dice, "toy" if is_toy else None), dice)
+    studio = Studio(make_subject(seed, "toy" if is_toy else None, traits))
     traits = studio.subject.traits
     noun = -1 if is_toy else CLASS_NOUNS.index(traits.class_noun)
     images, captions, labels, scenes = [], [], [], []
@@ -91,10 +98,10 @@ def write_arrays(path: Path, **arrays: ndarray) -> Path:
     return path
 
 
-def _make_shard(path: Path, seeds: range, views: int, toy_share: float) -> Path:
+def _make_shard(path: Path, seeds: range, views: int, toy_share: float, decorated_share: float) -> Path:
     images, captions, labels, scenes = [], [], [], []
     for seed in seeds:
-        parts = photograph_subject(seed, views, toy_share)
+        parts = photograph_subject(seed, views, toy_share, decorated_share)
         for total, part in zip((images, captions, labels, scenes), parts, strict=True):
             total.extend(part)
     texts = {"captions": np.array(json.dumps(captions)), "scenes": np.array(json.dumps(scenes))}
@@ -112,12 +119,13 @@ def make_dataset(config: DatasetConfig) -> list[Path]:
     config.root.mkdir(parents=True, exist_ok=True)
     tasks = {}
     for seed in range(config.first_seed, config.first_seed + config.num_subjects, config.subjects_per_shard):
-        toys = f"_{config.toy_share:g}toys" if config.toy_share else ""
-        name = f"subjects_{seed:08d}_{config.subjects_per_shard}x{config.views_per_subject}{toys}.npz"
+        shares = {"toys": config.toy_share, "decorated": config.decorated_share}
+        kinds = "".join(f"_{share:g}{kind}" for kind, share in shares.items() if share)
+        name = f"subjects_{seed:08d}_{config.subjects_per_shard}x{config.views_per_subject}{kinds}.npz"
         tasks[config.root / name] = range(seed, seed + config.subjects_per_shard)
     missing = {path: seeds for path, seeds in tasks.items() if not path.exists()}
     with ProcessPoolExecutor(config.workers) as pool:
-        more = config.views_per_subject, config.toy_share
+        more = config.views_per_subject, config.toy_share, config.decorated_share
         jobs = [pool.submit(_make_shard, path, seeds, *more) for path, seeds in missing.items()]
         for job in track(jobs, "Photographing toys", disable=not jobs):
             job.result()

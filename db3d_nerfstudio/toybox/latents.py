@@ -53,7 +53,7 @@ def make_latents(paths: list[Path], vae: AutoencoderDC, dtype: torch.dtype = tor
         halves = []
         for mirror in (False, True):
             parts = []
-            for part in images.split(100):
+            for part in images.split(500):
                 rgb = part.to(device).permute(0, 3, 1, 2).float() / 255
                 rgb = (rgb.flip(-1) if mirror else rgb).contiguous(memory_format=torch.channels_last)
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):

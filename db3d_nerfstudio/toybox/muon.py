@@ -12,16 +12,16 @@ from torch.nn import Parameter
 from db3d_nerfstudio.toybox.processes import add_up, processes
 
 
-def orthogonalise(matrix: Float[Tensor, "m n"], steps: int = 5) -> Float[Tensor, "m n"]:
-    """The nearest matrix with singular values near 1 (between about 0.7 and 1.2), by Newton-Schulz iteration."""
+def orthogonalise(matrices: Float[Tensor, "*b m n"], steps: int = 5) -> Float[Tensor, "*b m n"]:
+    """The nearest matrices with singular values near 1 (between about 0.7 and 1.2), by Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = matrices / (matrices.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -36,23 +36,26 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:
         """Move every parameter that has a gradient by `lr` times the orthogonalised Nesterov momentum.
 
-        Several processes share the orthogonalising: each does every so many matrices, and then all get all.
+        Matrices of one shape are orthogonalised as one batch: a GPU would wait for the launch of each. Several
+        processes share them: each does every so many of a batch, and then all get all.
         """
         rank, num = processes()
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            updates = []
-            for index, weight in enumerate(weights):
+            batches: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
                 state["momentum"].mul_(group["momentum"]).add_(weight.grad)
-                if index % num == rank:
-                    update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
-                    scale = max(1, update.shape[0] / update.shape[1]) ** 0.5
-                    updates.append(scale * orthogonalise(update.to(self._dtype)).view_as(weight).to(weight.dtype))
-                else:
-                    updates.append(torch.zeros_like(weight))
+                update = (weight.grad + group["momentum"] * state["momentum"]).flatten(1)
+                batches.setdefault(tuple(update.shape), []).append((weight, update))
+            updates = [torch.stack([update for _, update in batch]) for batch in batches.values()]
+            for (rows, columns), update in zip(batches, updates, strict=True):
+                mine = max(1, rows / columns) ** 0.5 * orthogonalise(update[rank::num].to(self._dtype)).to(update.dtype)
+                update.zero_()[rank::num] = mine
             add_up(updates)
-            for weight, update in zip(weights, updates, strict=True):
-                weight.add_(update, alpha=-group["lr"])
+            for batch, update in zip(batches.values(), updates, strict=True):
+                for (weight, _), one in zip(batch, update, strict=True):
+                    weight.add_(one.view_as(weight), alpha=-group["lr"])

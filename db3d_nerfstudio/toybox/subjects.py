@@ -3,7 +3,7 @@
 The same subject can be photographed from any camera (`scene.py`) and exported as a mesh: it is the ground truth.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -97,6 +97,16 @@ def draw_traits(rng: Generator, class_noun: str | None = None) -> Traits:
         accessory=accessory,
         accessory_color=str(extra) if accessory else None,
     )
+
+
+def decorate(traits: Traits, rng: Generator) -> Traits:
+    """The traits with a pattern, and with an accessory if their kind wears any, drawn where there is none yet."""
+    colors = [color for color in PALETTE if color not in (traits.main_color, traits.accent_color)]
+    pattern, color = str(rng.choice(PATTERNS)), str(rng.choice(colors))
+    worn = KINDS[traits.class_noun].accessories
+    if worn and traits.accessory is None:
+        traits = replace(traits, accessory=str(rng.choice(worn)), accessory_color=color)
+    return replace(traits, pattern=traits.pattern or pattern)
 
 
 def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None = None) -> Subject:

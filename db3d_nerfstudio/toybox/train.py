@@ -199,7 +199,7 @@ def read_guide(folder: Path):
     return unet, text_encoder
 
 
-def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
+def sample_sheet(guide_folder: Path, path: Path, seed: int = 0, device: str = "cpu") -> None:
     """Samples of a few prompts (rows) from the four views (columns)."""
     from torchvision.utils import save_image
 
@@ -207,7 +207,7 @@ def sample_sheet(guide_folder: Path, path: Path, seed: int = 0) -> None:
     from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
     from db3d_nerfstudio.words import view_prompts
 
-    guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
+    guide = ToyboxGuideConfig(model=guide_folder).setup(device=device)
     prompts = [text for prompt in SHEET_PROMPTS for text in view_prompts(prompt).values()]
     save_image(draw(guide, prompts, SamplingConfig(15, 4.0), seed), path, nrow=4, padding=0)
 

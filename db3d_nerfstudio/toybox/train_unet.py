@@ -46,7 +46,8 @@ class TrainUnetConfig(CourseConfig):
     """Folder of the checkpoint, the log, the finished guide and its sheet of samples."""
     vae: Path = Path("outputs/toybox/vae/vae")
     """Folder of the finished codec."""
-    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=32_000, toy_share=0.08))
+    data: DatasetConfig = field(default_factory=lambda: DatasetConfig(num_subjects=32_000, toy_share=0.08,
+                                                                      decorated_share=0.25))  # fmt: skip
     """The pictures."""
     timestep_power: float = 2.0
     """The density of the timesteps rises with this power of t: the higher, the more of the training goes to reading
@@ -73,7 +74,7 @@ class Learner:
         """Mean squared error of v = sqrt(abar) eps - sqrt(1 - abar) z (Salimans and Ho 2022, arXiv 2202.00512)."""
         t = draw_timesteps(len(z), len(self.alphas_cumprod), self.config.timestep_power)
         abar = self.alphas_cumprod[t][:, None, None, None].to(z.device)
-        noise = torch.randn(z.shape).to(z)  # Drawn where the CPU's generator is: the same on every device.
+        noise = torch.randn_like(z)
         z_t = abar.sqrt() * z + (1 - abar).sqrt() * noise
         text = self.text_encoder(tokens).last_hidden_state
         inputs = with_hints(z_t, hints(tokens, self.tokenizer))
@@ -114,7 +115,7 @@ def main(config: TrainUnetConfig) -> None:
 
     def publish() -> str:
         network.save_guide(config.output / "guide", learner.unet, learner.text_encoder, vae)
-        sample_sheet(config.output / "guide", config.output / "samples.png")
+        sample_sheet(config.output / "guide", config.output / "samples.png", device=config.device)
         return "samples.png"
 
     num = config.batch_size // processes()[1]

@@ -161,9 +161,9 @@ def test_everything_from_photographs_to_a_guide_in_one_command(tmp_path, codec, 
     codec.save_pretrained(tmp_path / "vae")
     data = dataset.DatasetConfig(tmp_path / "data", 2, 2, 2, toy_share=0.5, workers=1)
     sheets = []
-    monkeypatch.setattr(train_unet, "sample_sheet", lambda *args: sheets.append(args))
+    monkeypatch.setattr(train_unet, "sample_sheet", lambda *args, device: sheets.append((*args, device)))
     config = train_unet.TrainUnetConfig(tmp_path / "unet", vae=tmp_path / "vae", data=data, num_images=8, batch_size=4)
     train_unet.main(config)
-    assert sheets == [(tmp_path / "unet" / "guide", tmp_path / "unet" / "samples.png")]
+    assert sheets == [(tmp_path / "unet" / "guide", tmp_path / "unet" / "samples.png", "cpu")]
     assert "8 images" in (tmp_path / "unet" / "log.txt").read_text()
     ToyboxGuideConfig(model=tmp_path / "unet" / "guide").setup(device="cpu").embed(["a photo of a red toy"])

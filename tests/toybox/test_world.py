@@ -9,7 +9,7 @@ from db3d_nerfstudio.toybox import captions, dataset, network
 from db3d_nerfstudio.toybox.scene import FOV, Shot, Studio, camera_rays, draw_shot
 from db3d_nerfstudio.toybox.shapes import TOY_RADIUS, pattern_mask
 from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS, PATTERNS, Traits, draw_traits, make_subject
-from db3d_nerfstudio.toybox.toys import PALETTE
+from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
 from db3d_nerfstudio.words import nearest_prompts
 
 
@@ -178,3 +178,14 @@ def test_shards_with_such_toys_are_files_of_their_own(tmp_path):
     one, other = (dataset.load_dataset(dataset.make_dataset(config)) for config in (plain, mixed))
     assert (one.labels[:, 0] >= 0).all() and 0 < (other.labels[:, 0] < 0).sum() < 8
     assert not np.array_equal(one.images, other.images)
+
+
+def test_a_share_of_the_subjects_is_decorated(tmp_path):
+    plain, most = (dataset.DatasetConfig(tmp_path, 8, 1, 8, decorated_share=share, workers=1) for share in (0.0, 0.9))
+    one, other = (dataset.load_scenes(dataset.make_dataset(config)) for config in (plain, most))
+    patterns = [sum(scene.traits.pattern is not None for scene in scenes) for scenes in (one, other)]
+    assert patterns[0] < 4 < 6 <= patterns[1]
+    for scene in other:
+        traits = scene.traits
+        assert traits.pattern is None or traits.accessory is not None or not CLASSES[traits.class_noun].accessories
+        assert traits.accessory_color not in (traits.main_color, traits.accent_color)
