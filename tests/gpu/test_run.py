@@ -57,7 +57,7 @@ def test_three_stages(model: Path, photos: Path, tmp_path: Path, measured: Calla
 
 def arguments(photos: Path, output: Path) -> list[str]:
     return [
-        *(str(Path(sys.executable).with_name("ns-train")), "dreambooth3d-toybox"),
+        *(sys.executable, "-m", "nerfstudio.scripts.train", "dreambooth3d-toybox"),
         *("--data", str(photos), "--prompt", "a photo of a sks duck", "--output-dir", str(output)),
         *("--machine.device-type", "cuda", "--vis", "tensorboard", "--steps-per-save", "10"),
         *("--pipeline.phases.initial.steps", "60", "--pipeline.phases.final.steps", "40"),
