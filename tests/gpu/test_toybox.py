@@ -41,7 +41,7 @@ def random_numbers_of_the_cpu() -> Iterator[None]:
         return drawn
 
     def like(draw: Callable) -> Callable:
-        return lambda x, **kwargs: draw(x.shape, dtype=x.dtype, **kwargs).to(x.device)
+        return lambda x, **kwargs: draw(x.shape, **{"dtype": x.dtype} | kwargs).to(x.device)
 
     with pytest.MonkeyPatch.context() as patch:
         rand, randn = torch.rand, torch.randn
@@ -97,12 +97,12 @@ def test_three_stages(run: Path) -> None:
 
 @pytest.mark.parametrize("command", ["evaluate --run", "turntable --frames 4", "export --resolution 32"])
 def test_what_is_made_from_it(run: Path, command: str) -> None:
-    pytest.importorskip("imageio" if "turntable" in command else "trimesh")
+    pytest.importorskip("imageio_ffmpeg" if "turntable" in command else "open3d")
     db3d([*command.split(), str(run)])
 
 
 def test_a_run_of_a_cpu_is_opened(tmp_path: Path, measured: Callable) -> None:
-    pytest.importorskip("imageio")
+    pytest.importorskip("imageio_ffmpeg")
     config = toybox_config(tmp_path, "cpu")
     config.pipeline.phases.initial.steps, config.pipeline.phases.final.steps = 2, 0
     main(config)
