@@ -16,6 +16,7 @@ KNOWN_WARNINGS: tuple[tuple[type[Warning], str, str], ...] = (
     (FutureWarning, r"nerfstudio\.field_components\.activations", r"`torch\.cuda\.amp\.custom_(fwd|bwd)"),
     (FutureWarning, r"nerfstudio\.engine\.trainer", r"`torch\.cuda\.amp\.GradScaler"),
     (UserWarning, r"nerfstudio\.cameras\.cameras", r"Using a non-tuple sequence for multidimensional indexing"),
+    (UserWarning, r"nerfstudio\.utils\.writer", r"Converting a tensor with requires_grad=True to a scalar"),
     (UserWarning, r"torch\.utils\.data\.dataloader", r"This DataLoader will create"),
     (SyntaxWarning, r".*nerfacc", r"invalid escape sequence"),
 )

@@ -34,6 +34,11 @@ SEEN = [
         "nerfstudio.cameras.cameras",
         "Using a non-tuple sequence for multidimensional indexing is deprecated and will be changed in pytorch 2.9",
     ),
+    (
+        UserWarning,
+        "nerfstudio.utils.writer",
+        "Converting a tensor with requires_grad=True to a scalar may lead to unexpected behavior.",
+    ),
     (UserWarning, "torch.utils.data.dataloader", "This DataLoader will create 4 worker processes in total."),
     (SyntaxWarning, "/venv/lib/python3.12/site-packages/nerfacc/volrend", "invalid escape sequence '\\s'"),
 ]

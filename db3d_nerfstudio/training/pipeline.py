@@ -100,12 +100,18 @@ class DreamBooth3DPipeline(VanillaPipeline):
             TrainingCallbackLocation.AFTER_TRAIN_ITERATION,
             TrainingCallbackLocation.AFTER_TRAIN,
         )
+
+        def after_training(step: int) -> None:
+            with loop.train_lock:  # nerfstudio holds it in iterations alone; the viewer goes on rendering.
+                self.train()
+                runner.after_training(step)
+
         return [
             TrainingCallback([before], lambda step: loop.save_if_due(step - 1)),
             TrainingCallback([before], runner.before_step),
             *super().get_training_callbacks(training_callback_attributes),
             TrainingCallback([after], runner.after_step),
-            TrainingCallback([at_end], runner.after_training),
+            TrainingCallback([at_end], after_training),
             TrainingCallback([at_end], loop.end_of_training),
         ]
 

@@ -12,6 +12,8 @@ from tiny_pipelines import tiny_if_folder, tiny_sd3_folder
 
 from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
 from db3d_nerfstudio.diffusion.footprint import RESERVE, Footprint, Work, check_fits, footprint
+from db3d_nerfstudio.diffusion.guidance import Conditioning
+from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
 from db3d_nerfstudio.diffusion.upscaler import UpscalerConfig
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.counting import GIB
@@ -254,3 +256,17 @@ ANOTHER_COUNT = {
     "if": ("reading prompts", the_words_of_if),
 }
 """The task that takes most in three presets, and what it takes by a count without `guides.counting`."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [
+        (tiny_stable_diffusion_folder, StableDiffusionGuideConfig()),
+        (tiny_sd3_folder, SD3GuideConfig(resolution=16)),
+    ],
+)
+def test_a_guide_without_weights_draws(make, config, tmp_path: Path) -> None:
+    guide = skeleton(replace(config, model=str(make(tmp_path)))).setup(device="cpu")
+    drawn = translate(guide, torch.rand(1, 3, 16, 16), Conditioning.of(guide, ["a"]), TranslationConfig(steps=2))
+    assert drawn.isfinite().all()

@@ -10,6 +10,7 @@ from nerfstudio.viewer.viewer_elements import ViewerControl
 from tiny_run import START, tiny_run
 
 from db3d_nerfstudio.training.pipeline import unlocked
+from db3d_nerfstudio.training.runner import PhaseRunner
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -56,6 +57,15 @@ def test_the_context_is_what_the_trainer_has(config, pipeline):
         pipeline.get_train_loss_dict(START - 1)
     assert saves == [START - 2] and context.step == START - 1
     assert "opacity" in str(context.losses) and not any(loss.requires_grad for loss in context.losses.values())
+
+
+def test_the_film_at_the_end_is_not_disturbed_by_the_viewer(config, pipeline, monkeypatch):
+    loop, seen = loop_of(config, pipeline), []
+    monkeypatch.setattr(PhaseRunner, "after_training", lambda _, step: seen.append((step, loop.train_lock.locked())))
+    attributes = TrainingCallbackAttributes(loop.optimizers, None, pipeline, trainer=loop)
+    for callback in pipeline.get_training_callbacks(attributes):
+        callback.run_callback_at_location(7, TrainingCallbackLocation.AFTER_TRAIN)
+    assert seen == [(7, True)] and not loop.train_lock.locked()
 
 
 def test_the_viewer_may_render_while_the_guide_computes(pipeline):
