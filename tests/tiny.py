@@ -17,6 +17,8 @@ from torch.nn import Parameter
 from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.guides.base import DiffusionGuide, DiffusionGuideConfig, digest
+from db3d_nerfstudio.toybox.network import make_scheduler
+from db3d_nerfstudio.toybox.sides import HINTS
 
 WORDS = (
     "a an and at front back side overhead view photo of sks olis robot dog duck car chair mug plane house owl toy "
@@ -116,8 +118,8 @@ class PatternGuide(GaussianGuide):
 
 
 def tiny_toybox_folder(path: Path, words: Sequence[str] = WORDS, resolution: int = 16) -> Path:
-    """A random toybox model of `resolution` pixels in the layout of the shipped one: x0 prediction, 4x4 patches."""
-    from diffusers import DDPMScheduler, UNet2DConditionModel
+    """A random toybox model of `resolution` pixels, like the shipped one: v-prediction, 4 channels to 4x4 pixels."""
+    from diffusers import AutoencoderDC, UNet2DConditionModel
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
@@ -135,11 +137,10 @@ def tiny_toybox_folder(path: Path, words: Sequence[str] = WORDS, resolution: int
     with torch.random.fork_rng():
         torch.manual_seed(0)
         text_encoder = CLIPTextModel(_text_config(CLIPTextConfig, len(vocabulary), 20, bos=1, eos=2, pad=0))
-        unet = UNet2DConditionModel(sample_size=resolution // 4, in_channels=49, out_channels=48, **_UNET)
-    text_encoder.save_pretrained(path / "text_encoder")
-    unet.save_pretrained(path / "unet")
-    schedule = {"beta_schedule": "squaredcos_cap_v2", "clip_sample": False}
-    DDPMScheduler(prediction_type="sample", variance_type="fixed_small", **schedule).save_pretrained(path / "scheduler")
+        unet = UNet2DConditionModel(sample_size=resolution // 4, in_channels=4 + HINTS, out_channels=4, **_UNET)
+        vae = AutoencoderDC(**_CODEC)
+    for folder, part in {"text_encoder": text_encoder, "unet": unet, "vae": vae, "scheduler": make_scheduler()}.items():
+        part.save_pretrained(path / folder)
     return path
 
 
@@ -177,6 +178,18 @@ _UNET = {
     "norm_num_groups": 4,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
+_CODEC = {
+    "latent_channels": 4,
+    "encoder_block_out_channels": (8, 8, 16),
+    "encoder_layers_per_block": (0, 1, 1),
+    "encoder_qkv_multiscales": ((),) * 3,
+    "decoder_block_out_channels": (8, 8, 16),
+    "decoder_layers_per_block": (0, 1, 1),
+    "decoder_qkv_multiscales": ((),) * 3,
+    "downsample_block_type": "pixel_unshuffle",
+    "upsample_block_type": "pixel_shuffle",
+    "scaling_factor": 0.8,
 }
 
 

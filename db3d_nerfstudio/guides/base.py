@@ -102,7 +102,7 @@ class DiffusionGuide(abc.ABC):
     prediction_type: PredictionType
     """What the network outputs. `predict_noise` hides it; only DreamBooth's weights of timesteps depend on it."""
     z_bound: float | None = None
-    """Bound on |z| where the codec has one (pixel space): samplers clip their estimates of the clean z to it."""
+    """Bound on |z|, if there is one: samplers clip their estimates of the clean z to it."""
     learning_rate: float
     """A learning rate for DreamBooth that suits `parameters()`; whole networks and adapters differ widely."""
     tells_sides: bool = False

@@ -28,7 +28,7 @@ from db3d_nerfstudio.photos import load_photo, load_photos, photo_paths
 from db3d_nerfstudio.ranges import Count
 from db3d_nerfstudio.toybox.examples import default_subject
 from db3d_nerfstudio.toybox.guide import ToyboxGuide, ToyboxGuideConfig
-from db3d_nerfstudio.toybox.sides import with_side
+from db3d_nerfstudio.toybox.sides import hints, with_hints
 
 INSTANCE, CLASS = "a photo of a sks duck", "a photo of a duck"
 WARM_UP = 3
@@ -136,7 +136,7 @@ class Examples(Dataset):
 def train_like_the_script(
     guide: ToyboxGuide, photos: Path, class_folder: Path, steps: int, batch_size: int, progress: Progress
 ) -> None:
-    """The script's loop on the guide's networks; its target is the clean image, which is what they predict."""
+    """The script's loop on the guide's networks; its target is v, which is what they predict."""
     from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
@@ -156,10 +156,10 @@ def train_like_the_script(
                 z = guide.encode(torch.cat([photo, other]) / 2 + 0.5)
                 eps = torch.randn_like(z)
                 t = torch.randint(noising.config.num_train_timesteps, (len(z),), device=z.device)
-                text = guide.text_encoder(torch.cat([tokens, class_tokens]))[0]
-                z_t = with_side(noising.add_noise(z, eps, t), z.new_zeros(len(z)))
-                output = unet(z_t, t, text, return_dict=False)[0]
-                (mine, others), (target, target_of_others) = output.chunk(2), z.chunk(2)
+                tokens = torch.cat([tokens, class_tokens])
+                inputs = with_hints(noising.add_noise(z, eps, t), hints(tokens, guide.tokenizer))
+                output = unet(inputs, t, guide.text_encoder(tokens)[0], return_dict=False)[0]
+                (mine, others), (target, target_of_others) = output.chunk(2), noising.get_velocity(z, eps, t).chunk(2)
                 loss = mse_loss(mine, target) + mse_loss(others, target_of_others)
                 accelerator.backward(loss)
                 accelerator.clip_grad_norm_(unet.parameters(), 1.0)

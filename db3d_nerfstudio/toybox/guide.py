@@ -1,17 +1,15 @@
-"""The embedded guide: a small text-to-image model of a world of toys, fast on a CPU; of pixels or of latents."""
+"""The embedded guide: a small Stable Diffusion of a world of toys, fast on a CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from math import isqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import resize
@@ -19,12 +17,7 @@ from db3d_nerfstudio.guides.unet.config import UNetGuideConfig
 from db3d_nerfstudio.guides.unet.guide import UNetGuide
 from db3d_nerfstudio.toybox.sides import HINTS, hints, with_hints
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderDC
-
 SHIPPED_MODEL = Path(__file__).parent / "weights" / "guide"
-LATENT_BOUND = 5.0
-"""Bound on |z| of latents, whose standard deviation is 1: beyond it are fewer than one in ten thousand."""
 
 
 @dataclass
@@ -41,47 +34,37 @@ class ToyboxGuideConfig(UNetGuideConfig):
 
 
 class ToyboxGuide(UNetGuide):
-    """With a `vae` in the model's folder, z is its latents.
+    """A UNet over the latents of a small autoencoder, with channels of its own for side and view.
 
-    Without one, z is pixels: patches become channels (space to depth), so that a CPU works on a small grid of many
-    channels. The last row of a text starts with the side and the view in its prompt (`sides.hints`).
+    The last row of a text holds these channels' values for its prompt (`sides.hints`).
     """
 
     config: ToyboxGuideConfig
+    folders = (*UNetGuide.folders, "vae")
     needs_gpu = False
-    z_bound = 1.0
+    z_bound = 5.0  # The standard deviation is 1: fewer than one latent in ten thousand is larger.
     learning_rates = {"full": 1e-4, "lora": 1e-3, "textual_inversion": 1e-2}
 
     def __init__(self, config: ToyboxGuideConfig, device: torch.device | str = "cpu") -> None:
+        from diffusers import AutoencoderDC
+
         super().__init__(config, device)
-        read, written = self.unet.config.in_channels, self.unet.config.out_channels
-        if read - written not in (1, HINTS):
+        shape = self.unet.config
+        if shape.in_channels - shape.out_channels != HINTS:
             raise UserError(
-                f"the toybox guide in {config.source} reads {read} channels and not {written + 1} or "
-                f"{written + HINTS}, the last of which mark side and view: train it again "
+                f"the toybox guide in {config.source} reads {shape.in_channels} channels and not "
+                f"{shape.out_channels + HINTS}, the last {HINTS} of which mark side and view: train it again "
                 "(python -m db3d_nerfstudio.toybox.train_unet), or leave model unset for the one that ships with the "
                 "package"
             )
-        self._patch = isqrt(written // 3)
-        side = self.unet.config.sample_size
-        self.vae, self.z_shape = self._read_vae(), (written, side, side)
-        if self.vae is None:
-            self.resolution = side * self._patch
-        else:
-            self.z_bound = LATENT_BOUND
-            self.resolution = side * self.vae.spatial_compression_ratio
+        vae = self._read(AutoencoderDC, "vae", dtype=torch.float32).eval().requires_grad_(False)
+        self.vae = vae.to(self.device, memory_format=torch.channels_last)
+        self.z_shape = shape.out_channels, shape.sample_size, shape.sample_size
+        self.resolution = shape.sample_size * self.vae.spatial_compression_ratio
         self.tells_sides = "left" in self.tokenizer.get_vocab()
 
-    def _read_vae(self) -> AutoencoderDC | None:
-        from diffusers import AutoencoderDC
-
-        if not (Path(self.source) / "vae").exists():
-            return None
-        vae = self._read(AutoencoderDC, "vae", dtype=torch.float32).eval().requires_grad_(False)
-        return vae.to(self.device, memory_format=torch.channels_last)
-
     def modules(self) -> dict[str, nn.Module]:
-        return super().modules() | ({} if self.vae is None else {"vae": self.vae})
+        return {**super().modules(), "vae": self.vae}
 
     def _check_words(self, prompts: list[str]) -> None:
         known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
@@ -104,20 +87,15 @@ class ToyboxGuide(UNetGuide):
         return torch.cat([text, row[:, None]], 1)
 
     def _inputs(self, z_t: Float[Tensor, "b c hz wz"], text: Float[Tensor, "b n d"]) -> Float[Tensor, "b c2 hz wz"]:
-        return with_hints(z_t, text[:, -1, : self.unet.config.in_channels - z_t.shape[1]])
+        return with_hints(z_t, text[:, -1, :HINTS])
 
     def _conditions(self, text: Float[Tensor, "b n d"]) -> dict[str, Any]:
         return super()._conditions(text[:, :-1])
 
     def encode(self, rgb: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hz wz"]:
         rgb = resize(rgb, self.resolution) * 2 - 1
-        if self.vae is None:
-            return pixel_unshuffle(rgb, self._patch)
         return self.vae.encode(rgb)[0] * self.vae.config["scaling_factor"]
 
     def decode(self, z: Float[Tensor, "b c hz wz"]) -> Float[Tensor, "b 3 h w"]:
-        if self.vae is None:
-            rgb = pixel_shuffle(z, self._patch)
-        else:
-            rgb = self.vae.decode(z / self.vae.config["scaling_factor"])[0]
+        rgb = self.vae.decode(z / self.vae.config["scaling_factor"])[0]
         return (rgb / 2 + 0.5).clamp(0, 1)

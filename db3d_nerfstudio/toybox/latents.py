@@ -13,9 +13,10 @@ from torch import Tensor
 
 from db3d_nerfstudio.guides.base import digest
 from db3d_nerfstudio.toybox import network
-from db3d_nerfstudio.toybox.batches import drop_captions, say_toy
 from db3d_nerfstudio.toybox.captions import draw_caption, mirrored
 from db3d_nerfstudio.toybox.dataset import Scene, load_images, load_scenes, write_arrays
+from db3d_nerfstudio.toybox.sides import token_ids
+from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderDC
@@ -67,6 +68,18 @@ def load_latents(paths: list[Path], latents: list[Path]) -> LatentPictures:
     """All shards and their latents, in memory."""
     z = np.concatenate([np.load(path)["z"] for path in latents], 1)
     return LatentPictures(torch.from_numpy(z), load_scenes(paths))
+
+
+def drop_captions(tokens: Int[Tensor, "b n"], empty: Int[Tensor, " n"], share: float) -> Int[Tensor, "b n"]:
+    """The captions, a share of them replaced by the empty one."""
+    return torch.where(torch.rand(len(tokens), 1) < share, empty, tokens)
+
+
+def say_toy(tokens: Int[Tensor, "b n"], share: float) -> Int[Tensor, "b n"]:
+    """The captions, a share of them with "toy" in place of the class noun."""
+    toy, *nouns = token_ids(["toy", *CLASS_NOUNS], network.make_tokenizer())
+    replaced = torch.isin(tokens, torch.tensor(nouns)) & (torch.rand(len(tokens), 1) < share)
+    return torch.where(replaced, toy, tokens)
 
 
 def draw_latents(

@@ -1,17 +1,14 @@
-"""The embedded text-to-image model: its parts, untrained, in diffusers' layout; one of pixels, one of latents.
+"""The embedded text-to-image model, a small Stable Diffusion: its parts, untrained, in diffusers' layout.
 
-Of pixels: images of 64 x 64 become 48 channels on a 16 x 16 grid (space to depth by 4), where a CPU convolves near its
-full speed. One more channel marks the left and the right side, if the caption names one (`sides.py`). The network
-predicts the clean image ("sample"): on patches, predictions of noise or v leave noise in the samples.
-
-Of latents: a small Stable Diffusion, with the latents of `vae.py` (16 channels on an 8 x 8 grid) and v-prediction.
+Its UNet predicts v over the latents of `vae.py`, 16 channels on an 8 x 8 grid. Further channels mark side and view
+(`sides.py`).
 """
 
 from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.toybox.captions import MAX_TOKENS, words
 from db3d_nerfstudio.toybox.sides import HINTS
@@ -21,10 +18,6 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, PreTrainedTokenizerFast
 
-PATCH = 4
-"""Pixels of a patch's side."""
-GRID = 16
-"""Patches of an image's side."""
 TEXT_WIDTH = 128
 """Width of the text embeddings."""
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
@@ -63,25 +56,11 @@ def make_text_encoder() -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """6.0 M parameters; attention to the text on the 8 x 8 and 4 x 4 grids.
+    """12 M parameters; attention to the text on both grids, 8 x 8 and 4 x 4.
 
     The pooled text also scales and shifts every block's features, as in DeepFloyd IF: with cross-attention alone, a
     model this small learns to ignore its captions.
     """
-    from diffusers import UNet2DConditionModel
-
-    unet = UNet2DConditionModel(
-        sample_size=GRID, in_channels=3 * PATCH**2 + 1, out_channels=3 * PATCH**2, block_out_channels=(64, 96, 128),
-        layers_per_block=1, cross_attention_dim=TEXT_WIDTH, attention_head_dim=4, norm_num_groups=16,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        addition_embed_type="text", addition_embed_type_num_heads=4, resnet_time_scale_shift="scale_shift",
-    )  # fmt: skip
-    return channels_last(unet)
-
-
-def make_latent_unet() -> UNet2DConditionModel:
-    """12 M parameters over the latents of `vae.py`, with channels for side and view (`sides.py`); predicts v."""
     from diffusers import UNet2DConditionModel
 
     unet = UNet2DConditionModel(
@@ -93,27 +72,17 @@ def make_latent_unet() -> UNet2DConditionModel:
     return channels_last(unet)
 
 
-def make_scheduler(prediction_type: Literal["sample", "v_prediction"] = "sample") -> DDPMScheduler:
+def make_scheduler() -> DDPMScheduler:
     """The cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672)."""
     from diffusers import DDPMScheduler
 
-    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=prediction_type, clip_sample=False)
+    return DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
 
 
-def save_guide(
-    folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vae: AutoencoderDC | None = None
-) -> None:
-    """Write the model as `ToyboxGuide` reads it: of latents if it has a VAE, else of pixels."""
+def save_guide(folder: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, vae: AutoencoderDC) -> None:
+    """Write the model as `ToyboxGuide` reads it."""
     unet.save_pretrained(folder / "unet")
     text_encoder.save_pretrained(folder / "text_encoder")
     make_tokenizer().save_pretrained(folder / "tokenizer")
-    make_scheduler("sample" if vae is None else "v_prediction").save_pretrained(folder / "scheduler")
-    if vae is not None:
-        vae.save_pretrained(folder / "vae")
-
-
-def read_vae(guide: Path) -> AutoencoderDC | None:
-    """The codec of a saved guide; None if that is one of pixels."""
-    from diffusers import AutoencoderDC
-
-    return AutoencoderDC.from_pretrained(guide / "vae") if (guide / "vae").exists() else None
+    make_scheduler().save_pretrained(folder / "scheduler")
+    vae.save_pretrained(folder / "vae")

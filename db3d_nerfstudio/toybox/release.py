@@ -5,12 +5,9 @@ python -m db3d_nerfstudio.toybox.release --guide outputs/toybox/guide
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-
-from db3d_nerfstudio.toybox import network
-from db3d_nerfstudio.toybox.network import read_vae
-from db3d_nerfstudio.toybox.train import read_guide
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -29,17 +26,27 @@ class ReleaseConfig:
     """Folder of the package's weights."""
 
 
+def release_guide(guide: Path, weights: Path) -> None:
+    """Convert a guide's networks to half precision, and copy its words and its schedule."""
+    import torch
+    from diffusers import AutoencoderDC, UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    for folder, part in {"unet": UNet2DConditionModel, "text_encoder": CLIPTextModel, "vae": AutoencoderDC}.items():
+        network = part.from_pretrained(guide / folder, dtype=torch.float16)
+        if folder != "text_encoder":  # diffusers would write the folder that it was read from.
+            network.register_to_config(_name_or_path="toybox")
+        network.save_pretrained(weights / folder)
+    for folder in ("tokenizer", "scheduler"):
+        shutil.copytree(guide / folder, weights / folder, dirs_exist_ok=True)
+
+
 def main(config: ReleaseConfig) -> None:
     """Convert to half precision and copy."""
     from safetensors.torch import load_file, save_file
 
     if config.guide is not None:
-        unet, text_encoder = read_guide(config.guide)
-        vae = read_vae(config.guide)
-        for part in (unet, vae):  # diffusers would write the folder that they were read from.
-            if part is not None:
-                part.half().register_to_config(_name_or_path="toybox")
-        network.save_guide(config.weights / "guide", unet, text_encoder.half(), vae)
+        release_guide(config.guide, config.weights / "guide")
     for name in ("judge", "examiner"):
         file = getattr(config, name)
         if file is not None:

@@ -2,7 +2,7 @@
 
 Text changes features everywhere alike, and a picture is as likely as its mirror image, so a small network hardly learns
 left and right from text. A slope across the picture differs on either side, and mirrors with the picture. The channels
-of the four view words are constant over the picture; a guide may have the channel of the side only.
+of the four view words are constant over the picture.
 """
 
 from __future__ import annotations
@@ -47,8 +47,3 @@ def with_hints(z: Float[Tensor, "b c h w"], hints: Float[Tensor, "b k"]) -> Floa
     channels = hints.to(z)[:, :, None, None].expand(-1, -1, *z.shape[2:])
     channels = torch.cat([channels[:, :1] * slope, channels[:, 1:]], 1)
     return torch.cat([z, channels], 1).contiguous(memory_format=torch.channels_last)
-
-
-def with_side(z: Float[Tensor, "b c h w"], side: Float[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
-    """Append the channel of the side alone."""
-    return with_hints(z, side[:, None])

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
-from db3d_nerfstudio.toybox.batches import draw_batch, tokenize
-from db3d_nerfstudio.toybox.dataset import DatasetConfig, Pictures, load_dataset, make_dataset
+from db3d_nerfstudio.toybox import network
+from db3d_nerfstudio.toybox.dataset import CAPTIONS_PER_IMAGE, DatasetConfig, Pictures, load_dataset, make_dataset
 from db3d_nerfstudio.toybox.judge import HEADS, Judge
+from db3d_nerfstudio.toybox.sides import token_ids
 
 FIRST_JUDGE_SEED = 2_000_000
 FIRST_HELD_OUT_SEED = 3_000_000
 """Toys that neither the guide nor the judge was trained on."""
+SIDED_WEIGHT = 7.0
+"""How many times as likely as another one a caption is drawn that names the left or the right."""
 
 
 @dataclass
@@ -32,9 +37,45 @@ class TrainJudgeConfig:
     learning_rate: float = 2e-3
     """Peak of AdamW's rate in one cycle."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the judge's activations in training (see `TrainConfig.dtype`)."""
+    """Precision of the judge's activations in training (see `CourseConfig.dtype`)."""
     seed: int = 0
     """Seed of the initial weights and of the order of the images."""
+
+
+def tokenize(pictures: Pictures) -> Int[Tensor, "n k w"]:
+    """All captions of all images as token ids."""
+    texts = [text for captions in pictures.captions for text in captions]
+    ids = network.make_tokenizer()(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return ids.reshape(len(pictures.captions), CAPTIONS_PER_IMAGE, -1)
+
+
+def names_side(tokens: Int[Tensor, "*b n"]) -> Bool[Tensor, "*b"]:
+    """Whether captions contain "left" or "right"."""
+    words = token_ids(["left", "right"], network.make_tokenizer())
+    return torch.isin(tokens, torch.tensor(words)).any(-1)
+
+
+def swap_sides(tokens: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """The captions with "left" for "right" and "right" for "left"."""
+    left, right = token_ids(["left", "right"], network.make_tokenizer())
+    return torch.where(tokens == left, right, torch.where(tokens == right, left, tokens))
+
+
+def draw_batch(pictures: Pictures, tokens: Int[Tensor, "n k w"], batch_size: int):
+    """Random images, half of them mirrored, each with one of its captions, in which left and right are then swapped.
+
+    Returns:
+        Images in [0, 1], token ids of the captions, and which images they are.
+    """
+    indices = torch.randint(len(tokens), (batch_size,))
+    images = torch.from_numpy(pictures.images[indices.numpy()]).permute(0, 3, 1, 2).float() / 255
+    mirrored = torch.rand(len(images)) < 0.5
+    images[mirrored] = images[mirrored].flip(-1)
+    captions = tokens[indices]
+    weights = torch.where(names_side(captions), SIDED_WEIGHT, 1.0)
+    chosen = captions[torch.arange(batch_size), torch.multinomial(weights, 1)[:, 0]]
+    chosen[mirrored] = swap_sides(chosen[mirrored])
+    return images, chosen, indices
 
 
 @torch.no_grad()
@@ -65,7 +106,7 @@ def main(config: TrainJudgeConfig) -> None:
     for _ in track(range(steps), "Training the judge"):
         images, captions, indices = draw_batch(pictures, tokens, config.batch_size)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            loss = judge.loss(images / 2 + 0.5, captions, labels[indices])
+            loss = judge.loss(images, captions, labels[indices])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

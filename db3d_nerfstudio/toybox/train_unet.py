@@ -1,4 +1,4 @@
-"""Train the embedded guide on latents: `python -m db3d_nerfstudio.toybox.train_unet --vae outputs/toybox/vae/vae`.
+"""Train the embedded guide: `python -m db3d_nerfstudio.toybox.train_unet --vae outputs/toybox/vae/vae`.
 
 Photographs and encodes the toys first, then trains UNet and text encoder together. If it is interrupted, the same
 command continues from the last checkpoint. Train at a constant rate first, for any time; then run the same command with
@@ -27,8 +27,8 @@ from db3d_nerfstudio.toybox.course import Course, CourseConfig, run
 from db3d_nerfstudio.toybox.dataset import DatasetConfig, make_dataset
 from db3d_nerfstudio.toybox.latents import LatentPictures, draw_latents, load_latents, make_latents
 from db3d_nerfstudio.toybox.processes import processes
+from db3d_nerfstudio.toybox.sheet import sample_sheet
 from db3d_nerfstudio.toybox.sides import hints, with_hints
-from db3d_nerfstudio.toybox.train import draw_timesteps, sample_sheet
 from db3d_nerfstudio.toybox.vae import channels_last
 
 if TYPE_CHECKING:
@@ -58,13 +58,18 @@ class TrainUnetConfig(CourseConfig):
     """Share of captions with "toy" in place of the class noun."""
 
 
+def draw_timesteps(num: int, num_timesteps: int, power: float) -> Int[Tensor, " num"]:
+    """Timesteps with a density that rises with a power of t; 0 draws them evenly."""
+    return (torch.rand(num) ** (1 / (power + 1)) * num_timesteps).long().clamp(max=num_timesteps - 1)
+
+
 class Learner:
     """UNet and text encoder, and their training step."""
 
     def __init__(self, config: TrainUnetConfig):
         torch.manual_seed(config.seed)
         self.config = config
-        self.unet, self.text_encoder = network.make_latent_unet(), network.make_text_encoder()
+        self.unet, self.text_encoder = network.make_unet(), network.make_text_encoder()
         self.tokenizer = network.make_tokenizer()
         self.alphas_cumprod = network.make_scheduler().alphas_cumprod
         self.course = Course(config, nn.ModuleDict({"unet": self.unet, "text_encoder": self.text_encoder}), ENDS)

@@ -4,21 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_toybox_folder
+from tiny import GaussianGuideConfig
 
 from db3d_nerfstudio.evaluation.redrawing import full_of, redraw, true_views
 from db3d_nerfstudio.toybox.examples import default_truth
-from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.training.pipeline import DreamBooth3DPipelineConfig
-from db3d_nerfstudio.words import prompts_of_run
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> DreamBooth3DPipelineConfig:
+def settings() -> DreamBooth3DPipelineConfig:
     settings = DreamBooth3DPipelineConfig()
-    prompt = settings.model.prompt = "a photo of a sks duck"
-    words = " ".join(prompts_of_run(prompt, sided=True)).replace(",", "").split()
-    settings.model.guide = ToyboxGuideConfig(model=tiny_toybox_folder(tmp_path / "guide", list(dict.fromkeys(words))))
+    settings.model.prompt = "a photo of a sks duck"
+    settings.model.guide = GaussianGuideConfig(resolution=16)
     settings.model.background.color = (0.5, 0.5, 0.5)
     orbit = settings.datamanager.dataparser
     orbit.num_views, orbit.resolution = 3, 16

@@ -36,7 +36,7 @@ class MixingGuide(GaussianGuide):
 
 
 class PatchGuide(GaussianGuide):
-    """The embedded guide's codec: patches of 4 x 4 pixels become channels."""
+    """A codec that loses nothing: patches of 4 x 4 pixels become channels."""
 
     def encode(self, rgb):
         return F.pixel_unshuffle(rgb * 2 - 1, 4)

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig
-from db3d_nerfstudio.toybox import exam, examiner, network, questions
+from db3d_nerfstudio.toybox import exam, examiner, questions
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.judge import Judge, load_judge
 
@@ -17,11 +17,10 @@ def ask(num: int) -> list[questions.Question]:
     return [questions.draw_question(questions.FIRST_EXAM_SEED + seed) for seed in range(num)]
 
 
-def test_the_exam_grades_every_trait_and_draws_a_sheet(tmp_path):
-    network.save_guide(tmp_path / "guide", network.make_unet(), network.make_text_encoder())
+def test_the_exam_grades_every_trait_and_draws_a_sheet(guide_folder, tmp_path):
     save_file(Judge().state_dict(), tmp_path / "judge.safetensors")
     config = exam.ExamConfig(
-        ToyboxGuideConfig(model=tmp_path / "guide"), tmp_path / "judge.safetensors", num_captions=3,
+        ToyboxGuideConfig(model=guide_folder), tmp_path / "judge.safetensors", num_captions=3,
         photos_per_caption=1, sampling=SamplingConfig(1), sheet=tmp_path / "sheet.png",
     )  # fmt: skip
     config.samples = tmp_path / "samples.npy"

@@ -56,7 +56,7 @@ def test_three_stages(family: str, tmp_path: Path, photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("preset", "build", "channels", "grid"),
-    [("latent_nerf", tiny_stable_diffusion_folder, 4, 8), ("latent_nerf_toybox", tiny_toybox_folder, 48, 4)],
+    [("latent_nerf", tiny_stable_diffusion_folder, 4, 8), ("latent_nerf_toybox", tiny_toybox_folder, 4, 4)],
 )
 def test_a_nerf_of_latents_is_looked_at_without_its_guide(
     preset, build, channels, grid, tmp_path: Path, photos: Path

@@ -60,15 +60,6 @@ def disturb(guide: DiffusersGuide, amount: float = 0.1) -> None:
         parameter.add_(amount * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
 
 
-def test_codec_reverses_itself_in_pixel_space(toybox: Path) -> None:
-    guide = ToyboxGuideConfig(model=toybox).setup()
-    rgb = torch.rand(2, 3, 16, 16)
-    z = guide.encode(rgb)
-    assert z.shape == (2, 48, 4, 4) and guide.resolution == 16
-    assert z.min() >= -guide.z_bound and z.max() <= guide.z_bound
-    torch.testing.assert_close(guide.decode(z), rgb)
-
-
 def test_codec_is_differentiable_and_resizes(config: DiffusersGuideConfig) -> None:
     guide = config.setup()
     rgb = torch.rand(1, 3, 8, 8, requires_grad=True)
@@ -201,8 +192,8 @@ def test_fingerprint_tells_models_apart(config: DiffusersGuideConfig) -> None:
 def test_model_that_is_told_no_sides_is_refused_in_one_line(toybox: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(toybox, tmp_path / "old")
     unet = UNet2DConditionModel.from_pretrained(toybox, subfolder="unet")
-    UNet2DConditionModel.from_config({**unet.config, "in_channels": 48}).save_pretrained(folder / "unet")
-    with pytest.raises(UserError, match="48 channels and not 49.*train it again"):
+    UNet2DConditionModel.from_config({**unet.config, "in_channels": 4}).save_pretrained(folder / "unet")
+    with pytest.raises(UserError, match="4 channels and not 9.*train it again"):
         ToyboxGuideConfig(model=folder).setup()
 
 
