@@ -11,7 +11,9 @@ config.method_name = "dreambooth3d-toybox"
 config.example = True
 
 model = config.pipeline.model
-model.guide = ToyboxGuideConfig(tuning="lora", lora_rank=16, train_text_encoder=True)  # Full tuning loses the back.
+# Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488): photos of the front then change all sides.
+text_readers = ("attn2.to_k", "attn2.to_v")
+model.guide = ToyboxGuideConfig(tuning="lora", lora_rank=16, lora_targets=text_readers, train_text_encoder=True)
 model.field = GridFieldConfig(resolutions=(16, 32))  # At 64 x 64 pixels, finer vertices only make surfaces rough.
 model.background.color = (0.5, 0.5, 0.5)  # White recalls a photo in front of white, and the side that it shows.
 model.sds.guidance_scale = 3.0  # At 8, colours come off the palette and surfaces become rough.
@@ -29,7 +31,7 @@ phases = config.pipeline.phases
 phases.initial.steps = phases.final.steps = 1500
 phases.initial.mesh_steps = 600  # A fit at 64 x 64 pixels needs few.
 phases.lr_final_fraction = 0.1  # Smoother surfaces.
-phases.partial_steps, phases.full_steps, phases.multiview_steps = 200, 400, 75  # Adapters need no more.
+phases.partial_steps, phases.full_steps, phases.multiview_steps = 300, 400, 75  # Adapters need no more.
 phases.pseudo_views.steps = 25
 phases.pseudo_views.strength = 0.6  # Above, the guide turns renders to the sides of the photos.
 phases.pseudo_views.guidance_scale = 2.0  # From 4 on, coloured specks around the subject.
@@ -37,9 +39,8 @@ phases.pseudo_views.margin = 0.06  # Beyond, the guide tints the background.
 
 dreambooth = phases.dreambooth
 dreambooth.view_words = "guess"  # Without, the subject has no side, and the name of a side means the plain class.
-dreambooth.class_views = True  # Keeps the sides of the subject apart.
-dreambooth.prior_loss_weight = 0.1  # At 0 sides get lost.
-dreambooth.class_sampling.steps = 20
+dreambooth.learning_rate = 2e-3  # Few weights are trained.
+dreambooth.prior_loss_weight = 0.0  # It takes from the back what the photos of the front do not show of it.
 dreambooth.ema_decay = 0.99  # The last weights of batches of two are noisy.
 
 method = MethodSpecification(config, description="DreamBooth3D on a CPU in minutes: the embedded guide of toys.")
