@@ -23,6 +23,7 @@ INITIAL, FINAL, VIEWS = 12, 24, 5
 SMALL = f"""
     --pipeline.phases.initial.steps {INITIAL} --pipeline.phases.final.steps {FINAL} --steps-per-save 4
     --pipeline.phases.partial-steps 2 --pipeline.phases.full-steps 60 --pipeline.phases.multiview-steps 2
+    --pipeline.phases.dreambooth.prior-loss-weight 0.1 --pipeline.phases.dreambooth.class-views True
     --pipeline.phases.dreambooth.num-class-images 2 --pipeline.phases.dreambooth.class-sampling.steps 2
     --pipeline.phases.pseudo-views.steps 4 --pipeline.datamanager.dataparser.num-views {VIEWS}
     --pipeline.datamanager.dataparser.resolution 16 --pipeline.datamanager.random-cameras.resolution 0 8 0.4 16
