@@ -49,7 +49,6 @@ class Skeleton(DiffusersGuide):
         return self._unpacked(self.config.source)  # What it is was checked where it was chosen.
 
     def _read_schedule(self) -> None:
-        self._scheduler_config = {}  # Of flows' samplers.
         self.alphas_cumprod = torch.linspace(0.999, 0.001, 1000, device=self.device)
         self.prediction_type = "epsilon"
 

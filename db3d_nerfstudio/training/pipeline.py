@@ -103,7 +103,6 @@ class DreamBooth3DPipeline(VanillaPipeline):
 
         def after_training(step: int) -> None:
             with loop.train_lock:  # nerfstudio holds it in iterations alone; the viewer goes on rendering.
-                self.train()
                 runner.after_training(step)
 
         return [

@@ -6,6 +6,8 @@ A model's guide names the classes of its networks, and has the text, the codec's
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -32,6 +34,7 @@ class FlowGuide(DiffusersGuide):
     prediction_type = "velocity"
     learning_rates = {"full": 1e-5, "lora": 1e-4}
     schedule = FlowSchedule()
+    _scheduler_config: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, config: FlowGuideConfig, device: torch.device | str = "cpu") -> None:
         super().__init__(config, device)
@@ -119,7 +122,7 @@ class FlowGuide(DiffusersGuide):
         """diffusers' flow-match Euler, with the shift of the model's scheduler."""
         from diffusers import FlowMatchEulerDiscreteScheduler
 
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self._scheduler_config)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(dict(self._scheduler_config))
         scheduler = cast(FlowMatchEulerDiscreteScheduler, scheduler)  # Not the pair of `return_unused_kwargs`.
         scheduler.set_timesteps(steps, device=self.device, **self._shift_of(steps))
         return FlowSampler(scheduler, self.schedule)
