@@ -33,17 +33,26 @@ class SurfacePoints:
 
 
 def transforms(cameras: Cameras, larger: float = 1.0) -> dict[str, Any]:
-    """Cameras of one kind in the format of nerfstudio's `transforms.json`, for images `larger` times as wide."""
+    """Cameras in the format of nerfstudio's `transforms.json`, for images `larger` times as wide.
+
+    Their focal lengths and centres are written for each frame if they differ.
+    """
     first = cameras[0]
-    intrinsics = {"fl_x": first.fx, "fl_y": first.fy, "cx": first.cx, "cy": first.cy}
+    names = {"fl_x": cameras.fx, "fl_y": cameras.fy, "cx": cameras.cx, "cy": cameras.cy}
+    each = [{key: float(values[i]) * larger for key, values in names.items()} for i in range(len(cameras))]
+    same = all(lens == each[0] for lens in each)
     bottom = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
     return {
         "camera_model": "OPENCV",
-        **{key: float(value) * larger for key, value in intrinsics.items()},
+        **(each[0] if same else {}),
         "w": round(int(first.width) * larger),
         "h": round(int(first.height) * larger),
         "frames": [
-            {"file_path": f"images/{i:03d}.png", "transform_matrix": torch.cat([pose.cpu(), bottom]).tolist()}
+            {
+                "file_path": f"images/{i:03d}.png",
+                "transform_matrix": torch.cat([pose.cpu(), bottom]).tolist(),
+                **({} if same else each[i]),
+            }
             for i, pose in enumerate(cameras.camera_to_worlds)
         ],
     }

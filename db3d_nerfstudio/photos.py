@@ -140,6 +140,14 @@ def load_photos(folder: Path, resolution: int, cut_outs: Path | None = None) -> 
     return torch.stack([image_to_tensor(photo) for photo in photos])
 
 
+def load_alpha(path: Path, resolution: int) -> Image.Image | None:
+    """The alpha channel of a cut-out's `square`, resized; None for a photo without transparency."""
+    alpha = read_photo(path, _OVERSAMPLING * resolution).getchannel("A")
+    if alpha.getextrema()[0] == 255:
+        return None
+    return _fitted(alpha, square(alpha.size, alpha), resolution, Image.Resampling.BOX, 0)
+
+
 def load_masks(folder: Path, resolution: int) -> Float[Tensor, "n 1 h w"]:
     """Where each photo is opaque, in [0, 1]; everywhere, for those without transparency."""
     paths = photo_paths(folder)

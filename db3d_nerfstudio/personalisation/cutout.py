@@ -1,8 +1,8 @@
 """`db3d photos`: cut the subject out of its photos, so that neither guide nor NeRF learns its surroundings.
 
-Photos with transparency are used as they are. In others a network finds the subject: one of rembg's, or a CLIPSeg model
-(Lüddecke and Ecker 2022, arXiv 2112.10003) that searches for the class noun. Masks are kept. A sheet shows what was
-cut, and `--whole` restores a photo.
+Photos with transparency are used as they are. In others a network finds the subject, one of rembg's or a CLIPSeg model
+(Lüddecke and Ecker 2022, arXiv 2112.10003) that searches for the class noun; or GrabCut does. Masks are kept. A sheet
+shows what was cut, and `--whole` restores a photo.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image
 
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.foreground import grabcut
 from db3d_nerfstudio.images import tiled
 from db3d_nerfstudio.photo_file import read_photo
 from db3d_nerfstudio.photos import photo_paths
@@ -44,7 +45,8 @@ class PhotosConfig:
     output: Path | None = None
     """Folder for the cut-outs; by default the name of the photos' folder with "-cut-out" appended."""
     model: str = "isnet-general-use"
-    """One of rembg's models, or a CLIPSeg model: a hub id such as CIDAS/clipseg-rd64-refined, or a local folder."""
+    """One of rembg's models, "grabcut" for plain surroundings (no download), or a CLIPSeg model: a hub id such as
+    CIDAS/clipseg-rd64-refined, or a local folder."""
     noun: str = ""
     """What a CLIPSeg model searches for; best, the class noun, such as dog."""
     whole: tuple[str, ...] = ()
@@ -142,9 +144,15 @@ class _Lazy:
 
     def __call__(self, photo: Image.Image) -> Image.Image:
         if self._segmenter is None:
-            by_words = "/" in self._model or Path(self._model).is_dir()
-            self._segmenter = clipseg(self._model, self._noun) if by_words else rembg_model(self._model)
+            self._segmenter = _segmenter(self._model, self._noun)
         return self._segmenter(photo)
+
+
+def _segmenter(model: str, noun: str) -> Segmenter:
+    if model == "grabcut":
+        return grabcut
+    by_words = "/" in model or Path(model).is_dir()
+    return clipseg(model, noun) if by_words else rembg_model(model)
 
 
 def rembg_model(name: str) -> Segmenter:

@@ -16,6 +16,9 @@ from torch import Tensor
 
 from db3d_nerfstudio.camera_files import transforms
 
+LENS = ("fl_x", "fl_y", "cx", "cy")
+"""Focal lengths and centre of a camera, of one frame or of all."""
+
 
 @dataclass(frozen=True)
 class PosedImages:
@@ -50,9 +53,12 @@ def load_posed(folder: Path, device: torch.device | str) -> PosedImages:
     """Pictures and cameras of a folder like that of `save_posed` or of the pseudo views; the cameras on `device`."""
     data = json.loads((folder / "transforms.json").read_text("utf8"))
     poses = torch.tensor([frame["transform_matrix"] for frame in data["frames"]])[:, :3]
-    cameras = Cameras(
-        poses, data["fl_x"], data["fl_y"], data["cx"], data["cy"], data["w"], data["h"],
-        camera_type=CameraType.PERSPECTIVE,
-    )  # fmt: skip
-    images = [np.asarray(Image.open(folder / frame["file_path"])) for frame in data["frames"]]
+    fx, fy, cx, cy = (torch.tensor([[{**data, **frame}[key]] for frame in data["frames"]]) for key in LENS)
+    cameras = Cameras(poses, fx, fy, cx, cy, data["w"], data["h"], camera_type=CameraType.PERSPECTIVE)
+    images = [_pixels(folder / frame["file_path"]) for frame in data["frames"]]
     return PosedImages(cameras.to(device), torch.from_numpy(np.stack(images)))
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)

@@ -100,6 +100,7 @@ def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
     readable = [path for path in photos if _is_readable(path)]
     sheets = [(contents[name], run / name / "samples.png") for name in _tunings(manifest)]
     views = run / "pseudo_views" / "contact_sheet.png"
+    posed = [run / "posed_photos" / name / "contact_sheet.png" for name in ("initial", "final")]
     films = sorted((run / TURNTABLES).glob("*.webp"), key=os.path.getmtime)
     sections = {
         "inputs": Section("Photos", f"{folder}{_gone(photos)}", [(path.name, _tile(path)) for path in readable]),
@@ -112,6 +113,11 @@ def _sections(run: Path, manifest: dict[str, Any]) -> list[Section]:
             "Samples of the fine-tuned guides",
             "Columns: front, side, back and overhead view; the same noise for all of them.",
             [(words, data_uri(Image.open(path))) for words, path in sheets if _is_readable(path)],
+        ),
+        "posed_photos": Section(
+            "Poses of the photos",
+            "Rows: photos; the subject; the initial NeRF from where they were taken, when they join and at its end.",
+            [(path.parent.name, data_uri(Image.open(path))) for path in posed if _is_readable(path)],
         ),
         "pseudo_views": Section(
             "Pseudo views",

@@ -4,6 +4,7 @@ This replaces nerfstudio's `RandomCamerasDataManager`, which cannot batch views 
 `VanillaDataManager` over a virtual orbit works with all tools.
 """
 
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class PseudoViewDataset(InputDataset):
 
 
 class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
-    """Random-camera batches; from `load_pseudo_views` on, pixels of the pseudo views in every second micro-step."""
+    """Random-camera batches, and in every second micro-step pixels of pseudo views and of photos with poses, if any."""
 
     config: DreamBooth3DDataManagerConfig
     progress: float = 0.0
@@ -67,6 +68,10 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
     """Whether pseudo views are used in training."""
     fitted: PosedImages | None = None
     """Pictures whose pixels are all that is trained on, if there are any."""
+    photos: PosedImages | None = None
+    """The photos at their poses, if these are known; they are trained on in every second micro-step."""
+    photo_share: float = 0.0
+    """Share of these micro-steps in which photos take the place of pseudo views, where there are any."""
 
     def load_pseudo_views(self) -> None:
         """Read the images that have appeared in the run folder since the data manager was built."""
@@ -80,11 +85,18 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
 
         Outside training, exporters call this for rays towards the object; they get those of the orbit.
         """
-        if not self.training or (self.has_pseudo_views and step % 2 == 1):
+        if not self.training:
             return super().next_train(step)
         if self.fitted is not None:
             return self.fitted.draw(self.config.train_num_rays_per_batch)
+        if step % 2 == 1 and self.photos is not None and self._takes_photos():
+            return self.photos.draw(self.config.train_num_rays_per_batch)
+        if step % 2 == 1 and self.has_pseudo_views:
+            return super().next_train(step)
         resolution = resolution_at(self.config.random_cameras, self.progress)
         cameras, views = random_cameras(self.config.random_cameras, self.config.views_per_step, resolution)
         image_shape = (len(cameras), resolution, resolution)
         return image_rays(cameras.to(self.device)), {"views": views, "image_shape": image_shape}
+
+    def _takes_photos(self) -> bool:
+        return not self.has_pseudo_views or random.random() < self.photo_share

@@ -9,6 +9,7 @@ in the run folder. Nothing that a resumed run needs is kept in memory: entering 
 crash are the same call.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,21 @@ class PseudoViewsConfig(TranslationConfig):
 
 
 @dataclass
+class PosedPhotosConfig:
+    """How the photos themselves are reconstructed, from poses that are found by comparing them with renders.
+
+    Photos need plain surroundings, or none: `db3d photos` cuts subjects out. The prompt has to end with the subject, as
+    photos do not show what else it asks for.
+    """
+
+    share: Share = 0.0
+    """Share of photos in the final NeRF's reconstruction, beside pseudo views; 0, as in the paper, uses photos for
+    DreamBooth alone."""
+    begin: Share = 0.5
+    """Fraction of the initial phase from which on the initial NeRF reconstructs them too; with 1, it does not."""
+
+
+@dataclass
 class PhasesConfig:
     """The stages. A baseline in one stage sets `final.steps` to 0: it trains one NeRF, and D_full guides it."""
 
@@ -93,6 +109,8 @@ class PhasesConfig:
     """The initial NeRF, or the only one: score distillation with D_partial, or D_full."""
     pseudo_views: PseudoViewsConfig = field(default_factory=PseudoViewsConfig)
     """The translation of the initial NeRF's renders by the fully tuned guide."""
+    posed_photos: PosedPhotosConfig = field(default_factory=PosedPhotosConfig)
+    """The reconstruction of the photos themselves."""
     final: NerfPhaseConfig = field(default_factory=lambda: NerfPhaseConfig(steps=10_000))
     """The final NeRF: reconstruction of the pseudo views, and distillation by D_multi."""
     reset_nerf: bool = True
@@ -130,6 +148,17 @@ class PhasesConfig:
     def needs_photos(self) -> bool:
         """Whether photos are used; if not, the prompt needs no identifier."""
         return self.full_steps > 0 or not self.one_stage
+
+    def photos_join(self, accumulation: int) -> int | None:
+        """The micro-step, first of a step of the optimizers, from which the initial NeRF reconstructs photos, if any.
+
+        Args:
+            accumulation: Micro-steps in a step of the optimizers.
+        """
+        photos, initial = self.posed_photos, self.initial
+        if photos.begin == 1 or initial.mesh is not None:
+            return None
+        return math.ceil(photos.begin * initial.steps / accumulation) * accumulation
 
     def total_steps(self, ends: Mapping[PhaseName, int] = NO_ENDS) -> int:
         """Micro-steps of the whole run, given the phases that were ended early."""

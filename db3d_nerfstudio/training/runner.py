@@ -5,6 +5,7 @@ Every result is a file in the run folder, made once:
     RUN/class_images/             samples of the class by the untuned guide, for prior preservation
     RUN/dreambooth/partial/       D_partial; full/ and multiview/ beside it: fine-tuned guides in diffusers' format
     RUN/mesh_views/               a mesh from elsewhere that the initial NeRF is fitted to, if one is given
+    RUN/posed_photos/             the photos and their poses, if the NeRFs reconstruct them
     RUN/initial/                  the initial NeRF; `ns-viewer --load-config RUN/initial/config.yml` opens it
     RUN/pseudo_views/             its renders, translated into the subject
     RUN/turntables/               films of the NeRFs at the end of their training
@@ -35,6 +36,7 @@ from db3d_nerfstudio.training.duration import announce_duration
 from db3d_nerfstudio.training.fine_tunes import FineTunes
 from db3d_nerfstudio.training.machine import announce_disk, announce_memory
 from db3d_nerfstudio.training.phases import Phase, PhaseName, PhasesConfig, phase_at, seed_everything
+from db3d_nerfstudio.training.posed_photos import PosedPhotos
 from db3d_nerfstudio.training.tasks import ONE, ONLY, THREE, TWO, nerf_task, stage_line
 from db3d_nerfstudio.words import parse_subject, prompts_of_run
 from db3d_nerfstudio.workspace import Workspace
@@ -51,6 +53,7 @@ class PhaseRunner:
         self.workspace = Workspace(context.folder)
         self.fine_tunes = FineTunes(config, context)
         self._entered: PhaseName | None = None
+        self.posed_photos = PosedPhotos(config, context)
         self._threads = FreeThreads()
         self._threads.begin()
 
@@ -66,6 +69,8 @@ class PhaseRunner:
             self.enter(phase, step)
             self._entered = phase.name
             context.record.progress.begin(nerf_task(self.config, phase.name), step - phase.start)
+        if phase.name == "initial":
+            self.posed_photos.join_initial(step)
         seed_everything(context.seed, step)
         if phase.name == "final" and step == phase.start:
             self._start_second_nerf()
@@ -104,6 +109,7 @@ class PhaseRunner:
         views = self._pseudo_views(initial)
         announce(stage_line(self.config, THREE))
         self._use(self.fine_tunes.multiview(views, self._stage_2_prompt, self._pseudo_views_recipe()))
+        self.posed_photos.join_final(initial, self._initial_steps)
         seed_everything(self.context.seed, phase.start)  # The data manager caches its images in a random order.
         self.context.datamanager.load_pseudo_views()
 

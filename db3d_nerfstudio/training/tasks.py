@@ -80,12 +80,14 @@ def contents(phases: PhasesConfig) -> dict[str, str]:
     if not phases.one_stage:
         given = phases.pseudo_views.images
         views = "its renders, turned into the subject by D_full" if given is None else f"the images of {given}"
+        photos = phases.posed_photos.share > 0
         if phases.initial.mesh is not None:
             found["mesh_views"] = f"{phases.initial.mesh} from all round, which the initial NeRF is fitted to"
         found |= {
             "dreambooth/partial": f"D_partial: the guide after {phases.partial_steps} iterations on the photos",
             "dreambooth/multiview": f"D_multi: D_partial after {phases.multiview_steps} more, also on pseudo views",
             "initial": "the initial NeRF, a small run of its own",
+            **({"posed_photos": "the photos at the poses from which the NeRFs reconstruct them"} if photos else {}),
             "pseudo_views": f"{views}; contact_sheet.png shows them",
         }
     return found

@@ -122,3 +122,13 @@ def test_a_word_finds_the_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert mask.mode == "L" and np.asarray(mask).max() == 255 and np.asarray(mask).std() > 0
     with pytest.raises(UserError, match="cannot be read"):
         clipseg(str(tmp_path / "none"), "dog")
+
+
+def test_grabcut_needs_no_network(photos: Path, tmp_path: Path) -> None:
+    for path in photo_paths(photos):
+        picture = Image.new("RGB", (90, 60), "white")
+        picture.paste("red", (30, 10, 60, 50))
+        picture.save(path)
+    cut_out(photos, tmp_path / "cut", PhotosConfig(photos, model="grabcut"))
+    for alpha in alphas(tmp_path / "cut"):
+        assert alpha[30, 45] == 255 and alpha[5, 5] == 0 and 0.15 < (alpha > 127).mean() < 0.3

@@ -1,6 +1,8 @@
 """Pictures with poses: the pixels that are drawn are those that their rays see."""
 
+import pytest
 import torch
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from db3d_nerfstudio.cameras import image_rays, spiral_cameras
 from db3d_nerfstudio.results.posed_images import load_posed, save_posed
@@ -21,6 +23,20 @@ def test_pixels_belong_to_their_rays(tmp_path):
     nearest, index = distances.min(1)
     assert nearest.max() < 2e-3 and len(set(index.tolist())) > 40, "most of 48 pixels, and no others"
     assert (batch["image"] - views.permute(0, 2, 3, 1).reshape(-1, 4)[index]).abs().max() < 0.5 / 255 + 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # nerfstudio opens the first picture.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_cameras_of_several_lenses_are_kept(tmp_path):
+    cameras, _ = spiral_cameras(3, (-30.0, 80.0), 3.0, 40.0, 4)
+    cameras.fx = cameras.fy = torch.tensor([[4.0], [5.0], [6.0]])
+    cameras.cx = torch.tensor([[2.0], [1.0], [3.0]])
+    save_posed(tmp_path, cameras, list(torch.rand(3, 4, 4, 4)))
+    again = load_posed(tmp_path, "cpu").cameras
+    for name in ("fx", "fy", "cx", "cy", "camera_to_worlds"):
+        assert torch.allclose(getattr(again, name), getattr(cameras, name))
+    parsed = NerfstudioDataParserConfig(data=tmp_path, eval_mode="all").setup().get_dataparser_outputs()
+    assert torch.allclose(parsed.cameras.fx, cameras.fx), "and nerfstudio reads them"
 
 
 def test_batches_depend_on_the_random_state_alone(tmp_path):

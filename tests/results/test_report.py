@@ -44,6 +44,7 @@ def run(config):
 
 @pytest.fixture
 def manifest(config, run):
+    config.pipeline.phases.posed_photos.share = 0.5
     return Manifest(run, describe(config, contents(config.pipeline.phases)))
 
 
@@ -56,7 +57,7 @@ def test_a_run_that_has_just_begun(run, manifest):
     page = page_of(run)
     assert "a photo of a &lt;sks&gt; robot" in page and "not finished" in page
     assert len(re.findall('<img src="data:image/webp', page)) == 4, "the photos; there is nothing else yet"
-    assert page.count("Not made yet.") == 4 and "Nothing has been trained yet." in page
+    assert page.count("Not made yet.") == 5 and "Nothing has been trained yet." in page
 
 
 def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(config, run, manifest):
@@ -66,6 +67,7 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
         update(150, 0.5)
     manifest.finish()
     made = ("class_images/0000.png", "dreambooth/partial/samples.png", "pseudo_views/contact_sheet.png")
+    made = (*made, "posed_photos/final/contact_sheet.png")
     for file in (*made, "turntables/initial-nerf.webp"):
         (run / file).parent.mkdir(parents=True)
         Image.new("RGB", (96, 96), "red").save(run / file)
@@ -74,7 +76,7 @@ def test_everything_that_has_been_made_is_in_it_and_no_other_file_is_needed(conf
     log.add(0, {"sds_loss": torch.tensor(1.0)})
     add_change(run, Change(7, prompt="a photo of a <sks> robot on the moon"))
     page = page_of(run)
-    assert page.count('<img src="data:image/webp') == 4 + 4
+    assert page.count('<img src="data:image/webp') == 4 + 5
     assert "initial nerf</figcaption>" in page and "D_partial: the guide after 150 iterations" in page
     assert "DreamBooth partial" in page and "150 of 150" in page and "NeRF: sds_loss" in page and "<svg" in page
     assert "from step 7: prompt a photo of a &lt;sks&gt; robot on the moon" in page

@@ -3,6 +3,8 @@ import torch
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from PIL import Image
 
+from db3d_nerfstudio.cameras import orbit_cameras
+from db3d_nerfstudio.results.posed_images import load_posed, save_posed
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManagerConfig
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.random_cameras import RandomCamerasConfig
@@ -47,6 +49,19 @@ def test_with_pseudo_views_every_second_batch_has_their_pixels(manager):
     assert torch.equal(batch["image"], torch.eye(3)[batch["indices"][:, 0]]), "each camera's pixels are its own"
     origins = manager.train_dataset.cameras.camera_to_worlds[batch["indices"][:, 0], :, 3]
     assert torch.allclose(rays.origins, origins)
+
+
+def test_photos_take_their_share_of_the_pseudo_views_micro_steps(manager, tmp_path):
+    cameras, _ = orbit_cameras(2, 20.0, 3.0, 40.0, 8)
+    (tmp_path / "posed").mkdir()
+    save_posed(tmp_path / "posed", cameras, list(torch.rand(2, 4, 8, 8)))
+    manager.photos = load_posed(tmp_path / "posed", "cpu")
+    assert manager.next_train(1)[1]["image"].shape == (32, 4) and "image" not in manager.next_train(2)[1]
+    make_pseudo_views(manager, ["red", "lime", "blue"])
+    manager.load_pseudo_views()
+    for share, channels in ((0.0, {3}), (1.0, {4}), (0.5, {3, 4})):
+        manager.photo_share = share
+        assert {manager.next_train(1)[1]["image"].shape[1] for _ in range(20)} == channels
 
 
 def test_the_orbit_is_white_until_there_are_pseudo_views(manager):

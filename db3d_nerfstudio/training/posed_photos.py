@@ -1,0 +1,179 @@
+"""The photos themselves as views of the asset, at poses that are found by comparing them with renders of it.
+
+RUN/posed_photos/initial/        poses in the NeRF that is being trained; final/ beside it: in the initial NeRF
+    images/000.png               the photos that are used, cut out
+    transforms.json              their cameras
+    poses.json                   for every photo, its pose and how well the asset fits it
+    contact_sheet.png            photos; cut-outs; what the asset looks like from their poses
+
+The paper uses photos for DreamBooth alone, as they have no poses. TIRE (2510.23605) starts from them too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from db3d_nerfstudio.cameras import look_at, square_cameras
+from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.diffusion.captions import named_view
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.foreground import SIDE, grabcut
+from db3d_nerfstudio.images import contact_sheet, image_to_tensor, tensor_to_image
+from db3d_nerfstudio.photos import load_alpha, load_photo, photo_paths, photos_digest
+from db3d_nerfstudio.results.film import render_views
+from db3d_nerfstudio.results.posed_images import PosedImages, load_posed, save_posed
+from db3d_nerfstudio.training import initial_nerf
+from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
+from db3d_nerfstudio.training.phases import PhasesConfig
+from db3d_nerfstudio.training.pose_search import (
+    STEP,
+    CutOuts,
+    Direction,
+    direction_views,
+    find_poses,
+    pose_cameras,
+)
+from db3d_nerfstudio.words import DIRECTIONS, parse_subject
+from db3d_nerfstudio.workspace import Workspace
+
+INITIAL, FINAL = "posed_photos/initial", "posed_photos/final"
+CONTACT_SHEET = "contact_sheet.png"
+MAX_MISMATCH = 0.6
+"""Photos that fit less well from every side are left out: the mask is wrong, or the asset is not the subject yet."""
+
+Look = Callable[[Cameras], tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]]
+"""The asset seen by cameras: colours in front of the model's background, and accumulation."""
+
+
+class PosedPhotos:
+    """Gives a run's data manager its photos, in two stages: poses are searched again in the finished initial NeRF."""
+
+    def __init__(self, config: PhasesConfig, context: RunContext) -> None:
+        self.config, self.context = config, context
+        self.workspace = Workspace(context.folder)
+        self._joined = False
+
+    @cached_property
+    def wanted(self) -> bool:
+        """Whether photos are reconstructed; ones of a blue duck would be in the way of a prompt for a green one."""
+        if self.config.posed_photos.share == 0 or self.config.one_stage:
+            return False
+        prompt = cast(str, self.context.model.config.prompt)
+        subject = parse_subject(prompt, self.config.identifier, self.config.class_noun)
+        if prompt.endswith(f"{subject.identifier} {subject.class_noun}"):
+            return True
+        announce(f'The prompt asks for more than "{subject.instance_prompt}", so the NeRFs do not reconstruct photos')
+        return False
+
+    def join_initial(self, step: int) -> None:
+        """Let the initial NeRF reconstruct the photos from the step on at which it can show their poses."""
+        first = self.config.photos_join(self.context.accumulation)
+        if self._joined or first is None or step < first or not self.wanted:
+            return
+        self._joined = True
+        if step == first:
+            self.context.save(step - 1)  # Poses cannot be searched in the NeRF of any other step.
+
+        def make_now(path: Path) -> None:
+            if step != first:
+                raise UserError(
+                    f"{INITIAL}/ is missing in the run folder and cannot be made again: start a new run with --resume "
+                    "False"
+                )
+            self._make(path)
+
+        self._use(INITIAL, make_now, first)
+
+    def join_final(self, initial: Path, steps: int) -> None:
+        """Let the final NeRF reconstruct the photos at their poses in the initial NeRF, which has had `steps` steps."""
+        if not self.wanted:
+            return
+
+        def make_late(path: Path) -> None:
+            with initial_nerf.showing(self.context.model, initial):
+                self._make(path)
+
+        self._use(FINAL, make_late, steps)
+
+    def _make(self, path: Path) -> None:
+        model, data = self.context.model, self.context.datamanager.config
+        look, background = partial(render_views, model), model.background.color(model.device)
+        make(cast(Path, data.data), data.dataparser, look, background, path)
+
+    def _use(self, name: str, make: Callable[[Path], None], steps: int) -> None:
+        data = self.context.datamanager
+        orbit = {key: getattr(data.config.dataparser, key) for key in ("radius", "fov", "resolution")}
+        recipe = {"photos": photos_digest(cast(Path, data.config.data)), "steps": steps, "cameras": orbit}
+        path = self.workspace.once(name, recipe, make, for_people=(CONTACT_SHEET,))
+        data.photos, data.photo_share = load(path, self.context.model.device), self.config.posed_photos.share
+
+
+def make(
+    folder: Path, orbit: DreamBooth3DDataParserConfig, look: Look, background: Float[Tensor, " c"], path: Path
+) -> None:
+    """Find the poses of a folder's photos, and write those that fit into the empty folder `path`.
+
+    Args:
+        orbit: Distance, field of view and resolution of the renders.
+        background: What is behind the asset in the renders.
+    """
+
+    def render(directions: Sequence[Direction]) -> CutOuts:
+        views = direction_views(directions, orbit.radius, orbit.fov)
+        zero = torch.zeros(len(directions), 3)
+        rgb, alpha = look(square_cameras(look_at(views, zero, zero, zero), views, orbit.resolution))
+        behind = background.to(rgb)[:, None, None]
+        return torch.cat([(rgb - (1 - alpha) * behind).clamp_min(0), alpha], 1).cpu()
+
+    paths = photo_paths(folder)
+    photos = torch.stack([cut_out(photo, orbit.resolution) for photo in paths])
+    poses = find_poses(render, photos, [azimuths_of(photo) for photo in paths])
+    fits = [pose.mismatch <= MAX_MISMATCH for pose in poses]
+    used = [pose for pose, fit in zip(poses, fits, strict=True) if fit]
+    if used:
+        cameras = pose_cameras(used, orbit.radius, orbit.fov, orbit.resolution)
+        colors, alpha = photos[fits].split([3, 1], 1)
+        save_posed(path, cameras, list(torch.cat([(colors / alpha.clamp_min(1e-4)).clamp(0, 1), alpha], 1)))
+    named = {photo.name: {**asdict(pose), "used": fit} for photo, pose, fit in zip(paths, poses, fits, strict=True)}
+    (path / "poses.json").write_text(json.dumps(named, indent=2) + "\n", "utf8")
+    seen = render([(pose.azimuth, pose.elevation) for pose in poses])
+    whole = torch.stack([image_to_tensor(load_photo(photo, SIDE)) for photo in paths])
+    rows = [whole, *(cut[:, :3] + 1 - cut[:, 3:] for cut in (photos, seen))]
+    tensor_to_image(contact_sheet(rows)).save(path / CONTACT_SHEET)
+    left_out = ", ".join(photo.name for photo, fit in zip(paths, fits, strict=True) if not fit)
+    if left_out:
+        announce(f"The NeRF resembles these photos from no side, and does not reconstruct them: {left_out}")
+
+
+def load(path: Path, device: torch.device | str) -> PosedImages | None:
+    """The photos that are used, with cameras on `device`; None if none is."""
+    poses = json.loads((path / "poses.json").read_text("utf8"))
+    return load_posed(path, device) if any(pose["used"] for pose in poses.values()) else None
+
+
+def azimuths_of(photo: Path) -> list[float]:
+    """Those that a photo may have: around the side that its file is named after, else the front half."""
+    name = named_view(photo, tells_sides=True)
+    middle, reach = (360 / len(DIRECTIONS) * DIRECTIONS.index(name), 45.0) if name in DIRECTIONS else (0.0, 90.0)
+    steps = int(reach / STEP)
+    return [middle + STEP * step for step in range(-steps, steps + 1)]
+
+
+def cut_out(photo: Path, resolution: int) -> Float[Tensor, "4 h w"]:
+    """Colours times alpha, and alpha, of a photo's square; without transparency, GrabCut finds the subject."""
+    image, alpha = load_photo(photo, SIDE), load_alpha(photo, SIDE)
+    rgb, share = image_to_tensor(image), image_to_tensor(alpha or grabcut(image))[:1]
+    colors = rgb * share if alpha is None else (rgb - (1 - share)).clamp_min(0)  # What is transparent is white.
+    return interpolate(torch.cat([colors, share])[None], (resolution, resolution), mode="area")[0]
