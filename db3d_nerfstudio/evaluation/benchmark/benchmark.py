@@ -63,6 +63,8 @@ class BenchmarkConfig:
     """Names of the subjects to use; by default all."""
     prompts: Count = 1
     """Number of prompts per subject; the first is "a photo of a ..."."""
+    templates: tuple[str, ...] = ()
+    """Prompts in place of the subjects' own, with {} where the subject goes: "a photo of a green {}"."""
     seeds: tuple[int, ...] = (42,)
     """Seeds of the runs."""
     steps: Count | None = None
@@ -125,7 +127,8 @@ def choose_subjects(config: BenchmarkConfig, root: Path) -> list[BenchmarkSubjec
     unknown = set(config.subjects) - set(names)
     if unknown:
         raise UserError(f"no subject is called {', '.join(sorted(unknown))}: choose among {', '.join(names)}")
-    return [subject for subject in subjects if not config.subjects or subject.name in config.subjects]
+    chosen = [subject for subject in subjects if not config.subjects or subject.name in config.subjects]
+    return [subject.asked(config.templates) for subject in chosen] if config.templates else chosen
 
 
 def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkSubject]) -> list[Job]:
@@ -135,7 +138,8 @@ def make_jobs(config: BenchmarkConfig, root: Path, subjects: Sequence[BenchmarkS
         pool = pool_file(root, subject)
         pool.parent.mkdir(parents=True, exist_ok=True)
         pool.write_text("".join(f"{prompt}\n" for prompt in subject.pool), "utf8")
-        for template, method, seed in product(subject.templates[: config.prompts], config.methods, config.seeds):
+        templates = config.templates or subject.templates[: config.prompts]
+        for template, method, seed in product(templates, config.methods, config.seeds):
             jobs.append(
                 make_job(
                     Cell(subject, template, method, seed),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from db3d_nerfstudio.errors import UserError
@@ -42,6 +42,18 @@ class BenchmarkSubject:
     """Folders with photos of other subjects of its class."""
     truth: Path | None = None
     """Folder of what the oracles take from the toy; None if they are not used."""
+
+    def asked(self, templates: tuple[str, ...]) -> BenchmarkSubject:
+        """The subject with other prompts, which join the pool for its class.
+
+        Raises:
+            UserError: a template has no place for the subject.
+        """
+        for template in templates:
+            if template.count("{}") != 1:
+                raise UserError(f'the template "{template}" needs {{}} once, where the subject goes')
+        pool = dict.fromkeys([*self.pool, *prompt_pool(templates, [self.class_noun])])
+        return replace(self, templates=templates, pool=tuple(pool))
 
     def prompt(self, template: str, identifier: str | None) -> str:
         """The prompt of a template; without an identifier it names the class."""

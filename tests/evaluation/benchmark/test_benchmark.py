@@ -194,6 +194,18 @@ def test_subjects_are_chosen_by_name(tmp_path, monkeypatch):
         benchmark.choose_subjects(replace(config, subjects=("cat",)), tmp_path)
 
 
+def test_other_prompts_can_be_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "toybox_subject", lambda seed, noun, root: BenchmarkSubject(
+        f"{noun}-{seed}", noun, root, None, ("a {}",), ("a dog",)))  # fmt: skip
+    config = BenchmarkConfig(classes=("dog",), methods=(OURS,), templates=("a green {}", "a {} at night"))
+    (dog,) = benchmark.choose_subjects(config, tmp_path)
+    assert dog.pool == ("a dog", "a green dog", "a dog at night")
+    jobs = benchmark.make_jobs(config, tmp_path, [dog])
+    assert [job.train[job.train.index("--prompt") + 1] for job in jobs] == ["a green sks dog", "a sks dog at night"]
+    with pytest.raises(UserError, match='template "a dog" needs {} once'):
+        benchmark.choose_subjects(replace(config, templates=("a dog",)), tmp_path)
+
+
 def records_of(values, metric="score"):
     return [
         {"subject": subject, "prompt": "p", "method": method, "seed": seed, "metrics": {"final": {metric: value}}}
