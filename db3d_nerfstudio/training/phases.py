@@ -97,7 +97,7 @@ class PosedPhotosConfig:
     share: Share = 0.0
     """Share of photos in the final NeRF's reconstruction, beside pseudo views; 0, as in the paper, uses photos for
     DreamBooth alone."""
-    begin: Share = 0.5
+    begin: Share = 0.3
     """Fraction of the initial phase from which on the initial NeRF reconstructs them too; with 1, it does not."""
 
 

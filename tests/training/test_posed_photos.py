@@ -15,7 +15,7 @@ from db3d_nerfstudio.training.posed_photos import azimuths_of, cut_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 JOIN = 2
-"""The step of the tiny run at which photos join: half of three, not between steps that share their gradients."""
+"""The step of the tiny run at which photos join: 30 % of three, not between steps that share their gradients."""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def files(run, name):
     return {path.name: path.read_bytes() for path in (run.context.folder / name).rglob("*") if path.is_file()}
 
 
-def test_photos_join_in_the_middle_of_the_initial_phase_and_at_new_poses_in_the_final_one(config, looked_at):
+def test_photos_join_within_the_initial_phase_and_at_new_poses_in_the_final_one(config, looked_at):
     run = trained(tiny_run(config), range(JOIN))
     data = run.context.datamanager
     assert data.photos is None and not (run.context.folder / "posed_photos").exists()
