@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import viser
 import viser.transforms
@@ -30,7 +30,7 @@ from db3d_nerfstudio.run.progress import Event, RunProgress, time_left
 from db3d_nerfstudio.training.context import RunContext
 from db3d_nerfstudio.training.datamanager import DreamBooth3DDataManager
 from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
-from db3d_nerfstudio.training.phases import PhaseName
+from db3d_nerfstudio.training.phases import PhaseName, PhasesConfig
 from db3d_nerfstudio.words import tidy
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ START_BEHIND = 1.4
 """Distance of the first view, in radii of the orbit."""
 TILE = 96
 """Side of the pictures in the sheets of the run folder, pixels."""
+POSED, PAIRS = "Poses of photos (photo, subject, NeRF)", "Pseudo views (render | translated)"
 NOTHING_YET = "*Not made yet.*"
 PHASES: dict[str, PhaseName] = {"initial NeRF": "initial", "final NeRF": "final"}
 """The phases that can be ended early, by the kinds of their tasks."""
@@ -75,7 +76,9 @@ class ViewerPanel(ViewerControl):
             if viewer.trainer:
                 self._add_controls(viewer)
             self._pictures = {}
-            for name in ("Photos", "DreamBooth samples", "Pseudo views (render | translated)"):
+            phases: PhasesConfig = cast(Any, viewer.pipeline).config.phases  # Its file imports this one.
+            posed = [POSED] if phases.posed_photos.share > 0 else []
+            for name in ("Photos", "DreamBooth samples", *posed, PAIRS):
                 with gui.add_folder(name):
                     self._pictures[name] = gui.add_markdown(NOTHING_YET, image_root=self._run)
         self._show_photos(data.data)
@@ -146,8 +149,10 @@ class ViewerPanel(ViewerControl):
     def _show_pictures(self) -> None:
         """Show the newest sheets of samples and pseudo views, the latter while they are being made."""
         self._show_newest("DreamBooth samples", "dreambooth/*/samples.png", lambda sheet: sheet)
-        pairs, views = "Pseudo views (render | translated)", "pseudo_views*/contact_sheet.png"
-        self._show_newest(pairs, views, lambda sheet: tiled(render_and_translation(sheet), columns=4))
+        if POSED in self._pictures:
+            self._show_newest(POSED, "posed_photos/*/contact_sheet.png", lambda sheet: sheet)
+        pairs = "pseudo_views*/contact_sheet.png"
+        self._show_newest(PAIRS, pairs, lambda sheet: tiled(render_and_translation(sheet), columns=4))
 
     def _show_newest(self, name: str, pattern: str, arrange: Callable[[Image.Image], Image.Image]) -> None:
         files = {file: file.stat().st_mtime for file in self._run.glob(pattern)}
