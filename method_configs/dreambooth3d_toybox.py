@@ -32,7 +32,7 @@ phases.initial.steps = phases.final.steps = 1500
 phases.initial.mesh_steps = 600  # A fit at 64 x 64 pixels needs few.
 phases.lr_final_fraction = 0.1  # Smoother surfaces.
 phases.partial_steps, phases.full_steps, phases.multiview_steps = 300, 400, 75  # Adapters need no more.
-phases.posed_photos.share = 0.8  # Photos are true, and pseudo views are not.
+phases.posed_photos.share = 0.5
 phases.pseudo_views.steps = 25
 phases.pseudo_views.strength = 0.6  # Above, the guide turns renders to the sides of the photos.
 phases.pseudo_views.guidance_scale = 2.0  # From 4 on, coloured specks around the subject.
