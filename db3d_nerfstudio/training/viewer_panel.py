@@ -42,7 +42,7 @@ START_BEHIND = 1.4
 """Distance of the first view, in radii of the orbit."""
 TILE = 96
 """Side of the pictures in the sheets of the run folder, pixels."""
-POSED, PAIRS = "Poses of photos (photo, subject, NeRF)", "Pseudo views (render | translated)"
+POSED, PAIRS = "Poses of photos", "Pseudo views (render | translated)"
 NOTHING_YET = "*Not made yet.*"
 PHASES: dict[str, PhaseName] = {"initial NeRF": "initial", "final NeRF": "final"}
 """The phases that can be ended early, by the kinds of their tasks."""
