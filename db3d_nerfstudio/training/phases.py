@@ -90,8 +90,8 @@ class PseudoViewsConfig(TranslationConfig):
 class PosedPhotosConfig:
     """How the photos themselves are reconstructed, from poses that are found by comparing them with renders.
 
-    Photos need plain surroundings, or none: `db3d photos` cuts subjects out. The prompt has to end with the subject, as
-    photos do not show what else it asks for.
+    Photos need plain surroundings, or none: `db3d photos` cuts subjects out. The prompt has to be "a photo of a sks
+    dog", as photos do not show what else it may ask for.
     """
 
     share: Share = 0.0

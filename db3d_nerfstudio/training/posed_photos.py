@@ -72,9 +72,9 @@ class PosedPhotos:
             return False
         prompt = cast(str, self.context.model.config.prompt)
         subject = parse_subject(prompt, self.config.identifier, self.config.class_noun)
-        if prompt.endswith(f"{subject.identifier} {subject.class_noun}"):
+        if prompt == subject.instance_prompt:
             return True
-        announce(f'The prompt asks for more than "{subject.instance_prompt}", so the NeRFs do not reconstruct photos')
+        announce(f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos')
         return False
 
     def join_initial(self, step: int) -> None:

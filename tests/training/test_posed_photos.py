@@ -107,11 +107,12 @@ def test_a_baseline_has_no_posed_photos(config):
     assert run.context.datamanager.photos is None
 
 
-def test_photos_are_not_reconstructed_where_the_prompt_asks_for_more(config, capsys):
-    config.pipeline.model.prompt = "a photo of a sks robot wearing a hat"
+@pytest.mark.parametrize("prompt", ["a photo of a sks robot wearing a hat", "a photo of a green sks robot"])
+def test_photos_are_not_reconstructed_where_the_prompt_asks_for_more(config, capsys, prompt):
+    config.pipeline.model.prompt = prompt
     run = trained(tiny_run(config), range(START + 1))
     assert run.context.datamanager.photos is None and not (run.context.folder / "posed_photos").exists()
-    line = 'The prompt asks for more than "a photo of a sks robot", so the NeRFs do not reconstruct photos'
+    line = 'The prompt is not "a photo of a sks robot", so the NeRFs do not reconstruct photos'
     assert capsys.readouterr().out.count(line) == 1
 
 
