@@ -151,11 +151,11 @@ def load_alpha(path: Path, resolution: int) -> Image.Image | None:
 def load_masks(folder: Path, resolution: int) -> Float[Tensor, "n 1 h w"]:
     """Where each photo is opaque, in [0, 1]; everywhere, for those without transparency."""
     paths = photo_paths(folder)
-    alphas = [read_photo(path, _OVERSAMPLING * resolution).getchannel("A") for path in paths]
-    if all(alpha.getextrema()[0] == 255 for alpha in alphas):
+    alphas = [load_alpha(path, resolution) for path in paths]
+    if not any(alphas):
         raise UserError(f"no photo in {folder} has a transparent part: cut the subject out, or turn masked_loss off")
-    fitted = [_fitted(alpha, square(alpha.size, alpha), resolution, Image.Resampling.BOX, 0) for alpha in alphas]
-    masks = torch.stack([torch.from_numpy(np.array(alpha))[None].float() / 255 for alpha in fitted])
+    opaque = Image.new("L", (resolution, resolution), 255)
+    masks = torch.stack([torch.from_numpy(np.array(alpha or opaque))[None].float() / 255 for alpha in alphas])
     for path, mask in zip(paths, masks, strict=True):
         if mask.max() == 0:
             raise UserError(f"nothing is opaque in the photo {path}: replace or remove it")
