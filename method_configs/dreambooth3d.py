@@ -25,10 +25,11 @@ def make_config() -> DreamBooth3DTrainerConfig:
         steps_per_save=100,
         mixed_precision=False,
         # One optimizer step sees two views for the guide, or one view and pixels of the pseudo views.
-        gradient_accumulation_steps={"encodings": 2, "networks": 2},
+        gradient_accumulation_steps={"encodings": 2, "networks": 2, "camera_opt": 2},
         optimizers={
             "encodings": {"optimizer": FusedAdamConfig(lr=0.03, eps=1e-15), "scheduler": None},
             "networks": {"optimizer": FusedAdamConfig(lr=0.005, eps=1e-15), "scheduler": None},
+            "camera_opt": {"optimizer": FusedAdamConfig(lr=0.002, eps=1e-15), "scheduler": None},
         },
         pipeline=DreamBooth3DPipelineConfig(
             datamanager=DreamBooth3DDataManagerConfig(dataparser=DreamBooth3DDataParserConfig()),
@@ -49,7 +50,7 @@ def with_public_numbers(config: DreamBooth3DTrainerConfig) -> DreamBooth3DTraine
     data.random_cameras.elevation_range = (-10.0, 45.0)  # threestudio, dreamfusion-sd.
     data.random_cameras.resolution = ((0.0, 64), (0.5, 256))  # MVDream.
     data.dataparser.resolution = 256
-    config.gradient_accumulation_steps = {"encodings": 4, "networks": 4}  # GaussianDreamer: 4 views.
+    config.gradient_accumulation_steps = {"encodings": 4, "networks": 4, "camera_opt": 4}  # GaussianDreamer: 4 views.
     phases.dreambooth.view_words = "guess"  # PuzzleAvatar: sides in captions.
     phases.dreambooth.num_class_images = 200  # diffusers.
     return config

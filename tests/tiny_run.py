@@ -79,16 +79,18 @@ def tiny_run(config: DreamBooth3DTrainerConfig) -> TinyRun:
     pipeline, folder = config.pipeline.setup(device="cpu"), config.run_folder()
     model, phases = config.pipeline.model, config.pipeline.phases
     adam = {"optimizer": AdamOptimizerConfig(lr=0.1), "scheduler": None}
+    groups = pipeline.get_param_groups()
     context = pipeline.context = RunContext(
         model=pipeline.model,
         datamanager=pipeline.datamanager,
-        optimizers=Optimizers({"encodings": adam, "networks": adam}, pipeline.get_param_groups()),
+        optimizers=Optimizers(dict.fromkeys(groups, adam), groups),
         record=RunRecord(folder, describe(config, contents(phases)), run_tasks(phases, 3), total_steps=7),
         interventions=Interventions(folder, model.prompt, model.sds.guidance_scale),
         folder=folder,
         seed=config.machine.seed,
         save=saved.append,
         end_at=ends.append,
+        photo_poses=pipeline.photo_poses,
         accumulation=2,
     )
     return TinyRun(pipeline, context, PhaseRunner(phases, context), saved, ends)

@@ -130,8 +130,9 @@ class OccupancySampler(nn.Module):
         cast(Tensor, self.grid.occs).zero_()
         self.grid.binaries.fill_(True)
 
+    @torch.no_grad()
     def sample(self, rays: RayBundle) -> Samples:
-        """Intervals in occupied cells; shifted at random along each ray in training."""
+        """Intervals in occupied cells, without gradient; shifted at random along each ray in training."""
         near, far = intersect_sphere(rays)
         step = (self.step_size / rays.directions.norm(dim=-1).clamp_min(1e-6))[:, None]
         shift = torch.rand_like(step) if self.training else torch.ones_like(step)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
 from PIL import Image
 from torch import Tensor
 
 from db3d_nerfstudio.camera_files import transforms
+
+Motions = Callable[[Int[Tensor, " n"]], Float[Tensor, "n 3 4"]]
+"""Rotation and translation of cameras of these indices, such as nerfstudio's `CameraOptimizer`."""
 
 LENS = ("fl_x", "fl_y", "cx", "cy")
 """Focal lengths and centre of a camera, of one frame or of all."""
@@ -27,6 +31,8 @@ class PosedImages:
     cameras: Cameras
     images: UInt8[Tensor, "b h w c"]
     """Colours; with four channels, these are without background, and alpha."""
+    motions: Motions | None = None
+    """How each camera is moved as a whole, around the origin and then along the axes; by default not at all."""
 
     def draw(self, num: int) -> tuple[RayBundle, dict[str, Tensor]]:
         """Rays through `num` random pixels of all pictures, and a batch with the values of these pixels in [0, 1]."""
@@ -36,6 +42,10 @@ class PosedImages:
         device = self.cameras.device
         coords = torch.stack([row, column], -1).to(device) + 0.5
         rays = self.cameras.generate_rays(camera_indices=image[:, None].to(device), coords=coords)
+        if self.motions is not None:
+            rotation, translation = self.motions(image.to(device)).split([3, 1], -1)
+            rays.origins = (rotation @ rays.origins[..., None] + translation)[..., 0]
+            rays.directions = (rotation @ rays.directions[..., None])[..., 0]
         return rays, {"image": (self.images[image, row, column].float() / 255).to(device)}
 
 

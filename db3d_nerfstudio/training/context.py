@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer
 from nerfstudio.engine.optimizers import Optimizers
 from torch import Tensor
 
@@ -47,6 +48,8 @@ class RunContext:
     """Whether the viewer's pause button is pressed."""
     unlocked: Callable[[], AbstractContextManager] = nullcontext
     """Entered while the guide computes, so that the viewer can render in the meantime."""
+    photo_poses: CameraOptimizer | None = None
+    """Changes of the photos' poses, if these are refined."""
     accumulation: int = 1
     """Micro-steps in a step of the optimizers."""
     step: int = 0

@@ -99,6 +99,9 @@ class PosedPhotosConfig:
     DreamBooth alone."""
     begin: Share = 0.3
     """Fraction of the initial phase from which on the initial NeRF reconstructs them too; with 1, it does not."""
+    refine: bool = True
+    """Optimize these poses together with the NeRF, as bundle adjustment does; the rate is that of the optimizer
+    "camera_opt"."""
 
 
 @dataclass
@@ -138,6 +141,11 @@ class PhasesConfig:
     def one_stage(self) -> bool:
         """Whether there is one NeRF and nothing after it, as in the baselines."""
         return self.final.steps == 0
+
+    @property
+    def reconstructs_photos(self) -> bool:
+        """Whether the NeRFs reconstruct photos, given a prompt for nothing but the subject."""
+        return self.posed_photos.share > 0 and not self.one_stage
 
     @property
     def full_is_used(self) -> bool:

@@ -9,12 +9,15 @@ from functools import partial
 from threading import Lock
 from typing import Any, Protocol, cast, runtime_checkable
 
+from nerfstudio.cameras.camera_optimizers import CameraOptimizer, CameraOptimizerConfig
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.pipelines.base_pipeline import Pipeline, VanillaPipeline, VanillaPipelineConfig
 from torch import Tensor
+from torch.nn import Parameter
 
 from db3d_nerfstudio.nerf.model import DreamBooth3DModel, DreamBooth3DModelConfig
+from db3d_nerfstudio.photos import photo_paths
 from db3d_nerfstudio.results.film import make_ffmpeg_findable
 from db3d_nerfstudio.run.config import RunConfig
 from db3d_nerfstudio.run.interventions import Interventions
@@ -84,6 +87,23 @@ class DreamBooth3DPipeline(VanillaPipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.viewer_panel = ViewerPanel()  # nerfstudio's viewer finds it here.
+        self.photo_poses = self._make_photo_poses()
+
+    def _make_photo_poses(self) -> CameraOptimizer | None:
+        """Changes of the photos' poses: parameters of the run beside those of the model."""
+        phases, data = self.config.phases, self.config.datamanager.data
+        refined = phases.reconstructs_photos and phases.posed_photos.refine
+        if self.test_mode != "val" or data is None or not refined:  # "val" is training.
+            return None
+        optimizer = CameraOptimizerConfig(mode="SO3xR3")
+        return optimizer.setup(num_cameras=len(photo_paths(data)), device=self.device)
+
+    def get_param_groups(self) -> dict[str, list[Parameter]]:
+        """nerfstudio's, and the photos' poses as "camera_opt"."""
+        groups = super().get_param_groups()
+        if self.photo_poses is not None:
+            self.photo_poses.get_param_groups(groups)
+        return groups
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes
@@ -129,6 +149,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
             end_at=loop.end_at,
             paused=lambda: loop.training_state == "paused",
             unlocked=partial(unlocked, loop.train_lock, self),
+            photo_poses=self.photo_poses,
             accumulation=max(loop.gradient_accumulation_steps.values(), default=1),
         )
 

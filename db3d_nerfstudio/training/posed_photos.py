@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
@@ -68,7 +68,7 @@ class PosedPhotos:
     @cached_property
     def wanted(self) -> bool:
         """Whether photos are reconstructed; ones of a blue duck would be in the way of a prompt for a green one."""
-        if self.config.posed_photos.share == 0 or self.config.one_stage:
+        if not self.config.reconstructs_photos:
             return False
         prompt = cast(str, self.context.model.config.prompt)
         subject = parse_subject(prompt, self.config.identifier, self.config.class_noun)
@@ -117,7 +117,9 @@ class PosedPhotos:
         orbit = {key: getattr(data.config.dataparser, key) for key in ("radius", "fov", "resolution")}
         recipe = {"photos": photos_digest(cast(Path, data.config.data)), "steps": steps, "cameras": orbit}
         path = self.workspace.once(name, recipe, make, for_people=(CONTACT_SHEET,))
-        data.photos, data.photo_share = load(path, self.context.model.device), self.config.posed_photos.share
+        photos = load(path, self.context.model.device)
+        data.photos = None if photos is None else replace(photos, motions=self.context.photo_poses)
+        data.photo_share = self.config.posed_photos.share
 
 
 def make(

@@ -15,6 +15,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.record import identity
@@ -172,9 +174,14 @@ class PhaseRunner:
         return views
 
     def _start_second_nerf(self) -> None:
-        """New weights in the same parameters, unless the initial NeRF's are kept, and reset optimizers."""
+        """New weights in the same parameters, unless the initial NeRF's are kept, and reset optimizers.
+
+        The photos' poses have just been searched again.
+        """
         if self.config.reset_nerf:
             self.context.model.reset_field()
+        if self.context.photo_poses is not None:
+            torch.nn.init.zeros_(self.context.photo_poses.pose_adjustment)
         self.context.optimizers.zero_grad_all()
         for optimizer in self.context.optimizers.optimizers.values():
             optimizer.state.clear()

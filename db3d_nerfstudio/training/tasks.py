@@ -80,7 +80,7 @@ def contents(phases: PhasesConfig) -> dict[str, str]:
     if not phases.one_stage:
         given = phases.pseudo_views.images
         views = "its renders, turned into the subject by D_full" if given is None else f"the images of {given}"
-        photos = phases.posed_photos.share > 0
+        photos = phases.reconstructs_photos
         if phases.initial.mesh is not None:
             found["mesh_views"] = f"{phases.initial.mesh} from all round, which the initial NeRF is fitted to"
         found |= {

@@ -77,7 +77,7 @@ class ViewerPanel(ViewerControl):
                 self._add_controls(viewer)
             self._pictures = {}
             phases: PhasesConfig = cast(Any, viewer.pipeline).config.phases  # Its file imports this one.
-            posed = [POSED] if phases.posed_photos.share > 0 else []
+            posed = [POSED] if phases.reconstructs_photos else []
             for name in ("Photos", "DreamBooth samples", *posed, PAIRS):
                 with gui.add_folder(name):
                     self._pictures[name] = gui.add_markdown(NOTHING_YET, image_root=self._run)

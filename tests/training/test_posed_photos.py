@@ -5,10 +5,16 @@ import shutil
 
 import pytest
 import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from PIL import Image
+from tiny_model import SIZE, build
 from tiny_run import START, tiny_run
 
+from db3d_nerfstudio.cameras import orbit_cameras
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.nerf.field import GridFieldConfig
+from db3d_nerfstudio.results.film import render_views
+from db3d_nerfstudio.results.posed_images import PosedImages
 from db3d_nerfstudio.training import posed_photos
 from db3d_nerfstudio.training.phases import PosedPhotosConfig
 from db3d_nerfstudio.training.posed_photos import azimuths_of, cut_out
@@ -122,6 +128,57 @@ def test_photos_that_fit_nowhere_are_left_out_and_named(config, monkeypatch, cap
     assert run.context.datamanager.photos is None
     assert "from no side, and does not reconstruct them: 00.png, 01.png, 02.png, 03.png" in capsys.readouterr().out
     assert "image" in run.context.datamanager.next_train(5)[1], "pseudo views are there"
+
+
+def test_poses_are_refined_with_the_nerf_and_start_anew_in_the_final_one(config):
+    run = trained(tiny_run(config), range(JOIN + 1))
+    poses, optimizer = run.context.photo_poses.pose_adjustment, run.context.optimizers.optimizers["camera_opt"]
+    assert poses.shape == (4, 6) and not poses.any()
+    rays, _ = run.context.datamanager.photos.draw(64)
+    rays.directions.sum().backward()
+    optimizer.step()
+    assert poses[:, 3:].any() and any("pose_adjustment" in name for name in run.pipeline.state_dict())
+    run.runner.before_step(START)
+    assert not poses.any() and not optimizer.state
+
+
+def test_refined_poses_approach_the_true_ones():
+    model = build(field=GridFieldConfig(resolutions=(4, 9), init_scale=1.0))
+    true, guessed = (orbit_cameras(4, 20.0, 3.0, 40.0, SIZE, first_azimuth=turn)[0] for turn in (0.0, 6.0))
+    model.eval()
+    rgb, alpha = render_views(model, true)
+    assert 0.05 < alpha.mean() < 0.9
+    colors = (rgb - (1 - alpha) * model.background.color(rgb.device)[:, None, None]) / alpha.clamp_min(1e-4)
+    images = (torch.cat([colors, alpha], 1).clamp(0, 1).permute(0, 2, 3, 1) * 255).byte()
+    motions = CameraOptimizerConfig(mode="SO3xR3").setup(num_cameras=4, device="cpu")
+    photos, optimizer = PosedImages(guessed, images, motions), torch.optim.Adam(motions.parameters(), 2e-3)
+
+    def error():
+        matrix, position = motions(torch.arange(4)), guessed.camera_to_worlds[..., 3:]
+        return (matrix[..., :3] @ position + matrix[..., 3:] - true.camera_to_worlds[..., 3:]).norm(dim=1).mean()
+
+    before = error()
+    model.train()
+    for _ in range(120):
+        rays, batch = photos.draw(1024)
+        loss = model.get_loss_dict(model(rays), batch)["recon_loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error() < before / 3
+
+
+@pytest.mark.parametrize("changes", [{"refine": False}, {"share": 0.0}])
+def test_poses_are_not_refined_unless_asked(config, changes):
+    config.pipeline.phases.posed_photos = PosedPhotosConfig(**{"share": 0.5} | changes)
+    run = tiny_run(config)
+    assert run.context.photo_poses is None and "camera_opt" not in run.pipeline.get_param_groups()
+
+
+@pytest.mark.parametrize("mode", ["test", "inference"])
+def test_a_run_that_is_opened_needs_no_photos(config, mode):
+    config.pipeline.datamanager.data = config.pipeline.datamanager.data / "gone"
+    assert config.pipeline.setup(device="cpu", test_mode=mode).photo_poses is None
 
 
 def test_names_of_files_say_where_to_search(tmp_path):

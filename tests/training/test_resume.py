@@ -132,7 +132,8 @@ def test_tensorboard_gets_both_kinds_of_losses_and_the_pictures(unbroken):
 def test_the_checkpoint_holds_the_whole_run_and_no_guide(world, unbroken):
     checkpoint = world.checkpoint("unbroken")
     assert checkpoint["step"] == INITIAL + FINAL - 1
-    assert {name.split(".")[1] for name in checkpoint["pipeline"]} == {"field", "sampler", "device_indicator_param"}
+    parts = {name.split(".")[1] for name in checkpoint["pipeline"]}
+    assert parts == {"field", "sampler", "device_indicator_param", "pose_adjustment"}
     second = checkpoint["optimizers"]["encodings"]["state"][0]["step"]
     assert second == FINAL / 2, "the second NeRF's optimizer has forgotten the first, and moves every second step"
 
