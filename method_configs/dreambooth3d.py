@@ -29,7 +29,7 @@ def make_config() -> DreamBooth3DTrainerConfig:
         optimizers={
             "encodings": {"optimizer": FusedAdamConfig(lr=0.03, eps=1e-15), "scheduler": None},
             "networks": {"optimizer": FusedAdamConfig(lr=0.005, eps=1e-15), "scheduler": None},
-            "camera_opt": {"optimizer": FusedAdamConfig(lr=0.002, eps=1e-15), "scheduler": None},
+            "camera_opt": {"optimizer": FusedAdamConfig(lr=0.005, eps=1e-15), "scheduler": None},
         },
         pipeline=DreamBooth3DPipelineConfig(
             datamanager=DreamBooth3DDataManagerConfig(dataparser=DreamBooth3DDataParserConfig()),
