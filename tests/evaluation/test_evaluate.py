@@ -81,6 +81,7 @@ def test_a_run_is_measured_and_filmed(settings, tmp_path, monkeypatch):
     """A red ball against a toy: no likeness is expected, but every result is in its place."""
     monkeypatch.setattr(fidelity, "TURNS", (0.0,))
     monkeypatch.setattr(fidelity, "SCALES", (1.0,))
+    monkeypatch.setattr(fidelity, "FINER", ())
     pipeline = SimpleNamespace(model=solid(build()))
     monkeypatch.setattr("db3d_nerfstudio.results.open_run.open_run", lambda run: pipeline)
     monkeypatch.setattr("db3d_nerfstudio.run.config.read_config", lambda run: settings)

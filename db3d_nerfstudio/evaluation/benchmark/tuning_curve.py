@@ -176,7 +176,7 @@ def true_views(guide: DiffusionGuide, toy: BenchmarkSubject, class_prompt: str) 
 
     if toy.toy is None:
         raise ValueError(f"{toy.name} is not a toy, so its true views are not known")
-    images, masks = photograph_truth(Studio(make_subject(toy.toy, toy.class_noun)), every=2)
+    images, masks = (part[::2] for part in photograph_truth(Studio(make_subject(toy.toy, toy.class_noun))))
     _, views = evaluation_orbit(guide.resolution, NUM_VIEWS // 2)
     z = guide.encode(images.permute(0, 3, 1, 2).to(guide.device))
     mask = interpolate(masks[:, None].to(z), z.shape[2:], mode="area")

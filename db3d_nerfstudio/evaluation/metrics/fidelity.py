@@ -6,7 +6,9 @@ its own, so it is first aligned by the turn (of at most half a sector) and the s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +24,11 @@ if TYPE_CHECKING:
     from db3d_nerfstudio.toybox.subjects import Subject
 
 TURNS = (-22.5, -15.0, -7.5, 0.0, 7.5, 15.0, 22.5)
-"""Turns of the truth that are tried, degrees."""
+"""Turns of the truth that are tried first, degrees."""
 SCALES = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
-"""Sizes of the truth that are tried."""
+"""Sizes of the truth that are tried first."""
+FINER = ((3.75, 0.025), (1.875, 0.0125))
+"""Distances in turn and size at which both are then tried around the best; the last is half a pixel of 64."""
 
 Pictures = Float[Tensor, "v h w 3"]
 Masks = Float[Tensor, "v h w"]
@@ -67,34 +71,36 @@ def masked_psnr(image: Pictures, truth: Pictures, mask: Masks) -> float:
     return float(-10 * (image - truth)[inside].square().mean().clamp_min(1e-10).log10())
 
 
-def photograph_truth(
-    studio: Studio, turn: float = 0.0, scale: float = 1.0, every: int = 1, supersample: int = 2
-) -> tuple[Pictures, Masks]:
+def photograph_truth(studio: Studio, turn: float = 0.0, scale: float = 1.0) -> tuple[Pictures, Masks]:
     """The true toy from the cameras of the evaluation, in front of white, and its silhouettes.
 
     A change of size is a change of distance, as the toy is small against that.
-
-    Args:
-        every: Take only every `every`-th view.
     """
     from db3d_nerfstudio.toybox.scene import Shot
 
     shot = Shot(0.0, ELEVATION, RADIUS / scale)
-    azimuths = FIRST_AZIMUTH + np.arange(0, NUM_VIEWS, every) * 360 / NUM_VIEWS
+    azimuths = FIRST_AZIMUTH + np.arange(NUM_VIEWS) * 360 / NUM_VIEWS
     shots = [replace(shot, azimuth=float(azimuth + turn)) for azimuth in azimuths]
-    pairs = [studio.render(shot, supersample=supersample) for shot in shots]
+    pairs = [studio.render(shot) for shot in shots]
     images, masks = (torch.from_numpy(np.stack(part)).float() for part in zip(*pairs, strict=True))
     return images, masks
 
 
 def align(masks: Masks, studio: Studio) -> tuple[float, float]:
-    """Turn in degrees and scale of the truth whose silhouettes fit best; every fourth view decides."""
-    fits = {}
-    for turn in TURNS:
-        for scale in SCALES:
-            _, true_masks = photograph_truth(studio, turn, scale, every=4, supersample=1)
-            fits[turn, scale] = float(silhouette_iou(masks[::4], true_masks).mean())
-    return max(fits, key=fits.__getitem__)
+    """Turn in degrees and scale of the truth whose silhouettes fit best."""
+    fits: dict[tuple[float, float], float] = {}
+
+    def best_of(turns: Iterable[float], scales: Iterable[float]) -> tuple[float, float]:
+        for turn, scale in set(product(turns, scales)) - fits.keys():
+            _, true_masks = photograph_truth(studio, turn, scale)
+            fits[turn, scale] = float(silhouette_iou(masks, true_masks).mean())
+        return max(sorted(fits), key=fits.__getitem__)
+
+    best = best_of(TURNS, SCALES)
+    for steps in FINER:
+        turns, scales = ((value - step, value, value + step) for value, step in zip(best, steps, strict=True))
+        best = best_of((turn for turn in turns if TURNS[0] <= turn <= TURNS[-1]), scales)
+    return best
 
 
 @torch.no_grad()

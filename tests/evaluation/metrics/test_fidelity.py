@@ -38,3 +38,11 @@ def test_truth_gets_the_ceiling_and_its_turn_and_scale_are_found(monkeypatch):
     monkeypatch.setattr(fidelity, "TURNS", (0.0,))
     other, _ = fidelity.compare(images, masks, make_subject(8, "house"))
     assert other.silhouette_iou < 0.8 and other.psnr < 20 and other.ssim < 0.9 and other.lpips is None
+
+
+def test_turn_and_size_between_the_first_ones_are_found(monkeypatch):
+    monkeypatch.setattr(fidelity, "TURNS", (0.0, 7.5))
+    monkeypatch.setattr(fidelity, "SCALES", (0.95, 1.0))
+    studio = Studio(make_subject(7, "house"))
+    _, masks = fidelity.photograph_truth(studio, turn=3.75, scale=0.9625)
+    assert fidelity.align(masks, studio) == pytest.approx((3.75, 0.9625))

@@ -48,6 +48,7 @@ def reference(toys):
 def few_alignments(monkeypatch):
     monkeypatch.setattr(fidelity, "TURNS", (0.0,))
     monkeypatch.setattr(fidelity, "SCALES", (1.0,))
+    monkeypatch.setattr(fidelity, "FINER", ())
 
 
 def test_the_truth_gets_the_ceiling_and_another_toy_the_floor(toys, reference):
