@@ -6,6 +6,8 @@ RUN/posed_photos/initial/        poses in the NeRF that is being trained; final/
     poses.json                   for every photo, its pose and how well the asset fits it
     contact_sheet.png            photos; cut-outs; what the asset looks like from their poses
 
+In training, poses are then refined together with the NeRF (BARF, 2104.06405); the checkpoint has by how much.
+
 The paper uses photos for DreamBooth alone, as they have no poses. TIRE (2510.23605) starts from them too.
 """
 
