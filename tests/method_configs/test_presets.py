@@ -36,7 +36,7 @@ def test_a_preset_is_named_like_its_command_and_survives_yaml(preset):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_parameter_has_an_optimizer_and_accumulates(preset):
     config = load(preset).config
-    groups = config.pipeline.model.field.setup().param_groups().keys()
+    groups = {*config.pipeline.model.field.setup().param_groups(), "camera_opt"}
     assert groups == config.optimizers.keys() == config.gradient_accumulation_steps.keys()
 
 
