@@ -43,7 +43,8 @@ class PosedImages:
         coords = torch.stack([row, column], -1).to(device) + 0.5
         rays = self.cameras.generate_rays(camera_indices=image[:, None].to(device), coords=coords)
         if self.motions is not None:
-            rotation, translation = self.motions(image.to(device)).split([3, 1], -1)
+            each = self.motions(torch.arange(len(self.images), device=device))
+            rotation, translation = each[image.to(device)].split([3, 1], -1)
             rays.origins = (rotation @ rays.origins[..., None] + translation)[..., 0]
             rays.directions = (rotation @ rays.directions[..., None])[..., 0]
         return rays, {"image": (self.images[image, row, column].float() / 255).to(device)}
