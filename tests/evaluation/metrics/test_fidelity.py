@@ -15,6 +15,11 @@ def test_silhouette_iou_by_hand():
     assert fidelity.silhouette_iou(one, other).tolist() == pytest.approx([1 / 3, 1.0])
 
 
+def test_soft_iou_by_hand():
+    one, other = torch.tensor([[[0.5, 1.0]]]), torch.tensor([[[1.0, 0.25]]])
+    assert fidelity.soft_iou(one, other).tolist() == pytest.approx([0.75 / 2.0])
+
+
 def test_masked_psnr_by_hand():
     truth, mask = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2)
     image = torch.ones(1, 2, 2, 3)
@@ -46,3 +51,14 @@ def test_turn_and_size_between_the_first_ones_are_found(monkeypatch):
     studio = Studio(make_subject(7, "house"))
     _, masks = fidelity.photograph_truth(studio, turn=3.75, scale=0.9625)
     assert fidelity.align(masks, studio) == pytest.approx((3.75, 0.9625))
+
+
+def test_the_coverage_of_pixels_tells_sizes_apart_that_a_threshold_does_not(monkeypatch):
+    def photograph(studio, turn=0.0, scale=1.0):
+        masks = torch.ones(1, 4, 4)
+        masks[:, :, 0] = 0.4 * scale  # Never above one half.
+        return masks[..., None].expand(-1, -1, -1, 3), masks
+
+    monkeypatch.setattr(fidelity, "photograph_truth", photograph)
+    _, masks = photograph(None, scale=0.9125)
+    assert fidelity.align(masks, None)[1] == pytest.approx(0.9125)
