@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -171,13 +172,19 @@ def make_gallery(config: EvaluateConfig, photos: Photos | None, subject: Subject
 
 
 def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Subject | None:
-    """The toy in the photos, if it is known."""
-    from db3d_nerfstudio.toybox.examples import default_subject, default_truth
+    """The toy in the photos, if it is known, with what the prompt changes in it: its colour, a hat, a pose."""
+    from db3d_nerfstudio.toybox.captions import asked_changes
+    from db3d_nerfstudio.toybox.examples import DEFAULT_SEED, DEFAULT_TRAITS, default_subject
     from db3d_nerfstudio.toybox.subjects import make_subject
 
     if config.toy is not None:
-        return make_subject(config.toy, config.toy_class)
-    return default_truth() if settings.pipeline.datamanager.data == default_subject()[0] else None
+        make = partial(make_subject, config.toy, config.toy_class)
+    elif settings.pipeline.datamanager.data == default_subject()[0]:
+        make = partial(make_subject, DEFAULT_SEED, traits=DEFAULT_TRAITS)
+    else:
+        return None
+    prompt = drop_identifier(settings.pipeline.model.prompt or "", settings.pipeline.phases.identifier)
+    return make(changes=asked_changes(prompt, make().traits))
 
 
 def measure_redrawing(

@@ -1,12 +1,13 @@
 """Captions of photos of toys, and their vocabulary."""
 
+import re
 from dataclasses import replace
 
 from numpy.random import Generator
 
 from db3d_nerfstudio.cameras import wrap_degrees
 from db3d_nerfstudio.toybox.scene import CONTEXTS, Shot
-from db3d_nerfstudio.toybox.subjects import PATTERNS, Traits
+from db3d_nerfstudio.toybox.subjects import KINDS, PATTERNS, Traits
 from db3d_nerfstudio.toybox.toys import CLASSES, PALETTE
 from db3d_nerfstudio.words import DIRECTIONS, VIEW_NAMES, seen_from
 
@@ -63,6 +64,28 @@ def caption(traits: Traits, context: str | None = None, view: str | None = None)
     words.append(context)
     text = " ".join(" ".join(word for word in words if word).split())
     return seen_from(text, view) if view else text
+
+
+def asked_changes(prompt: str, traits: Traits) -> dict[str, str]:
+    """Traits that a prompt changes in a toy, by name: the inverse of `caption`, in which other words change nothing.
+
+    "a photo of a purple duck wearing a hat" asks for a `main_color` and an `accessory`.
+    """
+    before, _, after = f" {prompt.lower()} ".partition(f" {traits.class_noun} ")
+    color = "|".join(PALETTE)
+    worn = "|".join(KINDS[traits.class_noun].accessories) or "(?!)"
+    accessory = re.search(rf"\b(?:wearing|with) an? (?:({color}) )?({worn})\b", after)
+    accent = re.search(rf"\bwith ({color}) {traits.accent_part}\b", after)
+    state = KINDS[traits.class_noun].state
+    found = {
+        "main_color": next((word for word in before.split() if word in PALETTE), None),
+        "pattern": next((word for word in before.split() if word in PATTERNS), None),
+        "state": state if state in after.split() else None,
+        "accent_color": accent and accent[1],
+        "accessory": accessory and accessory[2],
+        "accessory_color": accessory and accessory[1],
+    }
+    return {name: word for name, word in found.items() if word}
 
 
 def draw_caption(rng: Generator, traits: Traits, shot: Shot) -> str:

@@ -3,8 +3,10 @@
 The same subject can be photographed from any camera (`scene.py`) and exported as a mesh: it is the ground truth.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import cast
+from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
 import trimesh
@@ -22,6 +24,9 @@ CLASS_NOUNS = tuple(CLASSES)
 """The named kinds, which judge and benchmark use."""
 KINDS = {**CLASSES, "toy": TOY}
 """The named kinds, and "toy" for none of them, which is drawn only on request."""
+
+
+NO_CHANGES: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -109,15 +114,20 @@ def decorate(traits: Traits, rng: Generator) -> Traits:
     return replace(traits, pattern=traits.pattern or pattern)
 
 
-def make_subject(seed: int, class_noun: str | None = None, traits: Traits | None = None) -> Subject:
+def make_subject(
+    seed: int, class_noun: str | None = None, traits: Traits | None = None, changes: Mapping[str, Any] = NO_CHANGES
+) -> Subject:
     """The subject of a seed: same seed, same toy. Traits may be given; the shape is still the seed's.
+
+    Args:
+        changes: Traits of this toy that differ, by name: the same toy in another colour, or with a hat.
 
     Raises:
         ValueError: unknown class noun.
     """
     rng = np.random.default_rng(seed)
     drawn = draw_traits(rng, class_noun if traits is None else traits.class_noun)
-    traits = drawn if traits is None else traits
+    traits = replace(drawn if traits is None else traits, **changes)
 
     def tone(name: str | None) -> Color:
         return np.clip(np.array(PALETTE[name or "white"]) + rng.normal(0, 0.03, 3), 0.02, 1.0)

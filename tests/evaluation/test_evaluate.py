@@ -66,6 +66,14 @@ def test_the_truth_is_the_bundled_toy_or_the_one_that_is_named(settings, tmp_pat
     assert named.traits == make_subject(3, "mug").traits
 
 
+def test_the_truth_has_the_changes_that_the_prompt_asks_for(settings, tmp_path):
+    toy = EvaluateConfig(tmp_path, toy=30_000_000, toy_class="dog")
+    settings.pipeline.model.prompt = "a photo of a sks dog sitting"
+    assert true_toy(toy, settings).traits.state == "sitting"
+    settings.pipeline.model.prompt = "a photo of a sks dog at night"
+    assert true_toy(toy, settings).traits == make_subject(30_000_000, "dog").traits
+
+
 def test_a_subject_is_looked_for_among_others(settings, tmp_path, photos, monkeypatch):
     monkeypatch.setattr(evaluate, "NUM_OTHERS", 2)
     assert make_reference(EvaluateConfig(tmp_path), settings).gallery is None, "nothing is known of others"

@@ -1,5 +1,7 @@
 """The procedural world: seeds, cameras, captions, shards."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,24 @@ def test_captions_stay_in_the_vocabulary_and_never_use_an_identifier():
         longest = captions.caption(traits, "on the beach", "overhead")
         assert len(tokenizer(longest).input_ids) <= captions.MAX_TOKENS, longest
     assert all(tokenizer.convert_tokens_to_ids(word) != tokenizer.unk_token_id for word in captions.IDENTIFIERS)
+
+
+def test_prompts_change_the_toy_as_their_captions_say():
+    plain = Traits("dog", "purple", "pink", "ears")
+    for seed in range(100):
+        traits = draw_traits(np.random.default_rng(seed), "dog")
+        changes = captions.asked_changes(captions.caption(traits, "on the beach", "side"), plain)
+        assert replace(plain, **changes) == traits
+    assert captions.asked_changes("a photo of a dog on the beach", plain) == {}
+    assert captions.asked_changes("a photo of a purple car", Traits("car", "red", "blue", "roof")) == {
+        "main_color": "purple"
+    }
+
+
+def test_a_changed_toy_keeps_its_shape():
+    toy, changed = make_subject(3, "dog"), make_subject(3, "dog", changes={"main_color": "green"})
+    assert changed.traits == replace(toy.traits, main_color="green") != toy.traits
+    assert np.array_equal(toy.mesh().vertices, changed.mesh().vertices)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A benchmark in one picture: each subject from three sides, the truth, the initial NeRF and what every method made."""
+"""A benchmark in one picture: each prompt from three sides, the truth, the initial NeRF and what every method made."""
 
 from __future__ import annotations
 
@@ -41,40 +41,45 @@ def cut(sheet: Image.Image, stages: Sequence[str]) -> dict[str, Image.Image]:
 
 
 def gallery(root: Path, records: Sequence[dict[str, Any]], methods: Sequence[str]) -> Image.Image | None:
-    """A row for every subject, its first prompt and seed; None if no run has views.
+    """A row for every prompt of every subject, its first seed; None if no run has views.
 
     Args:
         root: The benchmark's folder.
         records: Its finished cells.
         methods: Its methods in the order of the columns; truth and initial NeRF are taken from the first that has them.
     """
-    rows: dict[str, dict[str, Image.Image]] = {}
+    rows: dict[tuple[str, str], dict[str, Image.Image]] = {}
     for method in methods:
         for record in records:
-            row = rows.setdefault(record["subject"], {})
+            row = rows.setdefault((record["subject"], record["prompt"]), {})
             views = run_folder(root / "cells" / record["cell"], method) / EVALUATION / VIEWS
             if record["method"] != method or method in row or not views.exists():
                 continue
             with Image.open(views) as sheet:
                 strips = cut(sheet.convert("RGB"), list(record["metrics"]))
             row[method] = strips.pop("final")
-            rows[record["subject"]] = strips | row
+            rows[record["subject"], record["prompt"]] = strips | row
     columns = [name for name in ("truth", "initial", *methods) if any(name in row for row in rows.values())]
-    return _lay_out(list(rows.values()), columns) if columns else None
+    several = len({subject for subject, _ in rows}) < len(rows)
+    captions = [prompt if several else "" for _, prompt in rows]
+    return _lay_out(list(rows.values()), captions, columns) if columns else None
 
 
-def _lay_out(rows: list[dict[str, Image.Image]], columns: list[str]) -> Image.Image:
-    """Strips under the names of their columns; missing ones stay white."""
+def _lay_out(rows: list[dict[str, Image.Image]], captions: list[str], columns: list[str]) -> Image.Image:
+    """Strips under the names of their columns, rows under their captions; missing strips stay white."""
     width, height = next(strip.size for row in rows for strip in row.values())
+    line = FONT_SIZE + 5 if any(captions) else 0
     titles = {"truth": "the true toy", "initial": "initial NeRF"}
     wrapped = [fill(titles.get(name, name), width // (FONT_SIZE // 2)) for name in columns]
     top = max(text.count("\n") + 1 for text in wrapped) * (FONT_SIZE + 5)
-    picture = Image.new("RGB", (len(columns) * (width + GAP) - GAP, top + len(rows) * height), "white")
+    picture = Image.new("RGB", (len(columns) * (width + GAP) - GAP, top + len(rows) * (line + height)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    for place, text in enumerate(captions):
+        draw.text((0, top + place * (line + height)), text, "black", font)
     for column, (name, text) in enumerate(zip(columns, wrapped, strict=True)):
         left = column * (width + GAP)
         draw.multiline_text((left + width / 2, 0), text, "black", font, anchor="ma", align="center")
         for place, row in enumerate(rows):
             if name in row:
-                picture.paste(row[name].resize((width, height)), (left, top + place * height))
+                picture.paste(row[name].resize((width, height)), (left, top + line + place * (line + height)))
     return picture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from db3d_nerfstudio.evaluation.benchmark.gallery import GAP, SIDES, cut, gallery
+from db3d_nerfstudio.evaluation.benchmark.gallery import FONT_SIZE, GAP, SIDES, cut, gallery
 from db3d_nerfstudio.evaluation.metrics.renders import NUM_VIEWS
 
 SIZE = 8
@@ -46,7 +46,8 @@ def records(tmp_path):
         folder = tmp_path / "cells" / cell / "train" / method.split()[0] / "run" / "evaluation"
         folder.mkdir(parents=True)
         sheet_of(1 + 2 * len(stages), base).save(folder / "views.png")
-        return {"subject": subject, "method": method, "cell": cell, "metrics": stages}
+        prompt = f"a photo of a {subject}"
+        return {"subject": subject, "prompt": prompt, "method": method, "cell": cell, "metrics": stages}
 
     return [
         finished("duck", "ours", TWO_STAGES, 10),
@@ -68,3 +69,11 @@ def test_subjects_are_rows_and_methods_columns(records, tmp_path):
 
 def test_without_views_there_is_no_picture(records, tmp_path):
     assert gallery(tmp_path / "elsewhere", records, ["ours"]) is None
+
+
+def test_prompts_of_one_subject_are_rows_under_their_texts(records, tmp_path):
+    plain = gallery(tmp_path, records, ["ours"])
+    asked = [*records, {**records[0], "prompt": "a photo of a duck flying"}]
+    picture = gallery(tmp_path, asked, ["ours"])
+    assert picture.height - plain.height == SIZE + 3 * (FONT_SIZE + 5), "one more row, and a line of text for each"
+    assert colours(picture, 0, picture.height - SIZE) == strip(10)
