@@ -90,13 +90,15 @@ class PseudoViewsConfig(TranslationConfig):
 class PosedPhotosConfig:
     """How the photos themselves are reconstructed, from poses that are found by comparing them with renders.
 
-    Photos need plain surroundings, or none: `db3d photos` cuts subjects out. The prompt has to be "a photo of a sks
-    dog", as photos do not show what else it may ask for.
+    Photos need plain surroundings, or none: `db3d photos` cuts subjects out.
     """
 
     share: Share = 0.0
     """Share of photos in the final NeRF's reconstruction, beside pseudo views; 0, as in the paper, uses photos for
     DreamBooth alone."""
+    any_prompt: bool = False
+    """Reconstruct them whatever the prompt says, and not only for "a photo of a sks dog": right if it adds nothing but
+    surroundings, as photos do not show another colour or a hat."""
     begin: Share = 0.3
     """Fraction of the initial phase from which on the initial NeRF reconstructs them too; with 1, it does not."""
     refine: bool = True

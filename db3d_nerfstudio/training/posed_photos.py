@@ -74,9 +74,12 @@ class PosedPhotos:
             return False
         prompt = cast(str, self.context.model.config.prompt)
         subject = parse_subject(prompt, self.config.identifier, self.config.class_noun)
-        if prompt == subject.instance_prompt:
+        if prompt == subject.instance_prompt or self.config.posed_photos.any_prompt:
             return True
-        announce(f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos')
+        announce(
+            f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos: add '
+            "--pipeline.phases.posed-photos.any-prompt True if it adds nothing but surroundings"
+        )
         return False
 
     def join_initial(self, step: int) -> None:

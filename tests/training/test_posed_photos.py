@@ -122,6 +122,13 @@ def test_photos_are_not_reconstructed_where_the_prompt_asks_for_more(config, cap
     assert capsys.readouterr().out.count(line) == 1
 
 
+def test_photos_are_reconstructed_for_any_prompt_on_request(config, capsys):
+    config.pipeline.model.prompt = "a photo of a sks robot on the beach"
+    config.pipeline.phases.posed_photos.any_prompt = True
+    run = trained(tiny_run(config), range(START + 1))
+    assert run.context.datamanager.photos is not None and "do not reconstruct" not in capsys.readouterr().out
+
+
 def test_photos_that_fit_nowhere_are_left_out_and_named(config, monkeypatch, capsys):
     monkeypatch.setattr(posed_photos, "MAX_MISMATCH", -1.0)
     run = trained(tiny_run(config), range(START + 1))
