@@ -20,6 +20,7 @@ model.sds.guidance_scale = 3.0  # At 8, colours come off the palette and surface
 model.sds.noise_range_start = (0.75, 0.97)  # Only high noise hides a shape, so only there can it change.
 model.sds.noise_range_end = (0.55, 0.9)
 model.recon_loss_mult = 50.0  # Far below, the final NeRF ignores the pseudo views.
+model.perceptual_loss_mult = 5.0  # Without, what pseudo views disagree on is blurred.
 shading = model.shading  # The light of the guide's training pictures.
 shading.ambient, shading.diffuse, shading.light_distance, shading.textureless_prob = 0.55, 0.45, (3.0, 5.0), 0.2
 

@@ -64,6 +64,9 @@ class DreamBooth3DModelConfig(ModelConfig):
     """Weight of score distillation."""
     recon_loss_mult: NonNegative = 10.0
     """Weight of reconstruction: the mean absolute difference from the colours of pseudo views."""
+    perceptual_loss_mult: NonNegative = 0.0
+    """Weight of a perceptual term beside it: the mean absolute difference of the guide's z. If it is not 0, pictures
+    are reconstructed one by one, and not pixels of all."""
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     """Weights of the regularisers."""
 
@@ -150,12 +153,12 @@ class DreamBooth3DModel(Model):
 
     def get_loss_dict(self, outputs: dict, batch: dict, metrics_dict: dict | None = None) -> dict[str, Tensor]:
         if not self.training:  # nerfstudio's evaluation of pixels: there is nothing to regularise.
-            return {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+            return self._reconstruction(outputs, batch)
         render: Render = outputs["render"]
         check_not_empty(render)
         if "image" in batch:
             losses = self.config.losses.weighted(render, self._progress)
-            return losses | {"recon_loss": self.config.recon_loss_mult * self._recon_loss(outputs, batch["image"])}
+            return losses | self._reconstruction(outputs, batch)
         shading = draw_shading(self.config.shading, batch["image_shape"][0], self._progress)
         render = dataclasses.replace(render, lit=bool((shading != Shading.ALBEDO).any()))
         losses = self.config.losses.weighted(render, self._progress)
@@ -163,14 +166,27 @@ class DreamBooth3DModel(Model):
         sds_loss = self.distillation.loss(image, batch["views"], self._progress, self.field.colors.encode)
         return losses | {"sds_loss": self.config.sds_loss_mult * sds_loss}
 
-    def _recon_loss(self, outputs: dict, image: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    def _reconstruction(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
         """Difference from the pixels; ones with an alpha channel are compared in front of random colours."""
-        image, rgb = image.to(outputs["rgb"]), outputs["rgb"]
+        image, rgb, shape = batch["image"].to(outputs["rgb"]), outputs["rgb"], batch.get("picture_shape")
         if image.shape[-1] == 4:
-            background = torch.rand_like(image[:, :3])
+            several = len(image) if shape is None else 1
+            background = torch.rand(several, 3).to(image).expand(len(image), 3)
             rgb = over(outputs["albedo"], outputs["accumulation"], background)
             image = _flattened(image, background)
-        return F.l1_loss(rgb, image)
+        losses = {"recon_loss": self.config.recon_loss_mult * F.l1_loss(rgb, image)}
+        if self.training and shape is not None and self.config.perceptual_loss_mult > 0:
+            pair = (pixels.view(1, *shape, 3).permute(0, 3, 1, 2) for pixels in (rgb, image))
+            losses["perceptual_loss"] = self.config.perceptual_loss_mult * self._perceptual_distance(*pair)
+        return losses
+
+    def _perceptual_distance(
+        self, render: Float[Tensor, "1 3 h w"], picture: Float[Tensor, "1 3 h w"]
+    ) -> Float[Tensor, ""]:
+        guide = self.distillation.guide
+        with torch.no_grad():
+            z = guide.encode(picture.to(guide.device))
+        return F.l1_loss(guide.encode(render.to(guide.device)), z).to(render.device)
 
     def _guided_image(
         self, render: Render, shading: Int[Tensor, " b"], image_shape: tuple[int, int, int]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,19 +35,33 @@ class PosedImages:
     motions: Motions | None = None
     """How each camera is moved as a whole, around the origin and then along the axes; by default not at all."""
 
+    def moved(self) -> Cameras:
+        """The cameras where the motions have taken them."""
+        if self.motions is None:
+            return self.cameras
+        rotation, translation = self.motions(torch.arange(len(self.images), device=self.cameras.device)).split(
+            [3, 1], -1
+        )
+        axes, origins = self.cameras.camera_to_worlds.split([3, 1], -1)
+        poses = torch.cat([rotation @ axes, rotation @ origins + translation], -1)
+        return replace(self.cameras, camera_to_worlds=poses)
+
     def draw(self, num: int) -> tuple[RayBundle, dict[str, Tensor]]:
         """Rays through `num` random pixels of all pictures, and a batch with the values of these pixels in [0, 1]."""
+        return self._pixels(torch.randint(self.images[..., 0].numel(), (num,)))
+
+    def draw_picture(self) -> tuple[RayBundle, dict[str, Any]]:
+        """Rays through all pixels of one random picture, row by row; the batch has its height and width too."""
+        num, height, width, _ = self.images.shape
+        rays, batch = self._pixels(torch.randint(num, (1,)) * height * width + torch.arange(height * width))
+        return rays, {**batch, "picture_shape": (height, width)}
+
+    def _pixels(self, index: Int[Tensor, " n"]) -> tuple[RayBundle, dict[str, Tensor]]:
         _, height, width, _ = self.images.shape
-        index = torch.randint(self.images[..., 0].numel(), (num,))
         image, row, column = index // (height * width), index // width % height, index % width
         device = self.cameras.device
         coords = torch.stack([row, column], -1).to(device) + 0.5
-        rays = self.cameras.generate_rays(camera_indices=image[:, None].to(device), coords=coords)
-        if self.motions is not None:
-            each = self.motions(torch.arange(len(self.images), device=device))
-            rotation, translation = each[image.to(device)].split([3, 1], -1)
-            rays.origins = (rotation @ rays.origins[..., None] + translation)[..., 0]
-            rays.directions = (rotation @ rays.directions[..., None])[..., 0]
+        rays = self.moved().generate_rays(camera_indices=image[:, None].to(device), coords=coords)
         return rays, {"image": (self.images[image, row, column].float() / 255).to(device)}
 
 
@@ -66,10 +81,10 @@ def load_posed(folder: Path, device: torch.device | str) -> PosedImages:
     poses = torch.tensor([frame["transform_matrix"] for frame in data["frames"]])[:, :3]
     fx, fy, cx, cy = (torch.tensor([[{**data, **frame}[key]] for frame in data["frames"]]) for key in LENS)
     cameras = Cameras(poses, fx, fy, cx, cy, data["w"], data["h"], camera_type=CameraType.PERSPECTIVE)
-    images = [_pixels(folder / frame["file_path"]) for frame in data["frames"]]
+    images = [_read(folder / frame["file_path"]) for frame in data["frames"]]
     return PosedImages(cameras.to(device), torch.from_numpy(np.stack(images)))
 
 
-def _pixels(path: Path) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from nerfstudio.cameras.rays import RayBundle
 from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager, VanillaDataManagerConfig
 from nerfstudio.data.datasets.base_dataset import InputDataset
@@ -73,12 +74,19 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
     photo_share: float = 0.0
     """Share of these micro-steps in which photos take the place of pseudo views, where there are any."""
 
+    whole_pictures: bool = False
+    """Whether a reconstruction micro-step takes one picture, in place of pixels of all."""
+
     def load_pseudo_views(self) -> None:
         """Read the images that have appeared in the run folder since the data manager was built."""
         with nerfstudio_silenced():
             self.setup_train()
             self.setup_eval()
         self.has_pseudo_views, self.fitted = True, None
+        dataset = self.train_dataset
+        assert dataset is not None  # It has just been set up.
+        images = [dataset.get_numpy_image(index) for index in range(len(dataset))]
+        self._pseudo_views = PosedImages(dataset.cameras.to(self.device), torch.from_numpy(np.stack(images)))
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """A batch, which decides the loss: pixels for reconstruction, or views for score distillation.
@@ -90,13 +98,16 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
         if self.fitted is not None:
             return self.fitted.draw(self.config.train_num_rays_per_batch)
         if step % 2 == 1 and self.photos is not None and self._takes_photos():
-            return self.photos.draw(self.config.train_num_rays_per_batch)
+            return self._draw(self.photos)
         if step % 2 == 1 and self.has_pseudo_views:
-            return super().next_train(step)
+            return self._draw(self._pseudo_views) if self.whole_pictures else super().next_train(step)
         resolution = resolution_at(self.config.random_cameras, self.progress)
         cameras, views = random_cameras(self.config.random_cameras, self.config.views_per_step, resolution)
         image_shape = (len(cameras), resolution, resolution)
         return image_rays(cameras.to(self.device)), {"views": views, "image_shape": image_shape}
+
+    def _draw(self, pictures: PosedImages) -> tuple[RayBundle, dict[str, Any]]:
+        return pictures.draw_picture() if self.whole_pictures else pictures.draw(self.config.train_num_rays_per_batch)
 
     def _takes_photos(self) -> bool:
         return not self.has_pseudo_views or random.random() < self.photo_share

@@ -88,6 +88,8 @@ class DreamBooth3DPipeline(VanillaPipeline):
         super().__init__(*args, **kwargs)
         self.viewer_panel = ViewerPanel()  # nerfstudio's viewer finds it here.
         self.photo_poses = self._make_photo_poses()
+        data = cast(DreamBooth3DDataManager, self.datamanager)
+        data.whole_pictures = self.config.model.perceptual_loss_mult > 0
 
     def _make_photo_poses(self) -> CameraOptimizer | None:
         """Changes of the photos' poses: parameters of the run beside those of the model."""

@@ -6,7 +6,8 @@ RUN/posed_photos/initial/        poses in the NeRF that is being trained; final/
     poses.json                   for every photo, its pose and how well the asset fits it
     contact_sheet.png            photos; cut-outs; what the asset looks like from their poses
 
-In training, poses are then refined together with the NeRF (BARF, 2104.06405); the checkpoint has by how much.
+In training, poses are then refined together with the NeRF (BARF, 2104.06405); the checkpoint has by how much, and at
+the NeRF's end the last row of the contact sheet shows it from the refined poses.
 
 The paper uses photos for DreamBooth alone, as they have no poses. TIRE (2510.23605) starts from them too.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -55,8 +56,8 @@ CONTACT_SHEET = "contact_sheet.png"
 MAX_MISMATCH = 0.6
 """Photos that fit less well from every side are left out: the mask is wrong, or the asset is not the subject yet."""
 
-Look = Callable[[Cameras], tuple[Float[Tensor, "b 3 h w"], Float[Tensor, "b 1 h w"]]]
-"""The asset seen by cameras: colours in front of the model's background, and accumulation."""
+Look = Callable[[Cameras], CutOuts]
+"""The asset seen by cameras."""
 
 
 class PosedPhotos:
@@ -65,7 +66,7 @@ class PosedPhotos:
     def __init__(self, config: PhasesConfig, context: RunContext) -> None:
         self.config, self.context = config, context
         self.workspace = Workspace(context.folder)
-        self._joined = False
+        self._joined, self._folder = False, cast(Path | None, None)
 
     @cached_property
     def wanted(self) -> bool:
@@ -112,62 +113,79 @@ class PosedPhotos:
 
         self._use(FINAL, make_late, steps)
 
+    def show_refined(self) -> None:
+        """Show the NeRF from the refined poses in the contact sheet of the poses as found."""
+        photos, data = self.context.datamanager.photos, self.context.datamanager.config
+        if photos is None or photos.motions is None or self._folder is None:
+            return
+        files, refined = photo_paths(cast(Path, data.data)), self._look(photos.moved())
+        seen = torch.zeros(len(files), *refined.shape[1:])
+        seen[used(self._folder)] = refined
+        save_sheet(self._folder, files, torch.stack([cut_out(file, seen.shape[-1]) for file in files]), seen)
+
+    def _look(self, cameras: Cameras) -> CutOuts:
+        rgb, alpha = render_views(self.context.model, cameras)
+        background = self.context.model.background.color(rgb.device)[:, None, None]
+        return torch.cat([(rgb - (1 - alpha) * background).clamp_min(0), alpha], 1).cpu()
+
     def _make(self, path: Path) -> None:
-        model, data = self.context.model, self.context.datamanager.config
-        look, background = partial(render_views, model), model.background.color(model.device)
-        make(cast(Path, data.data), data.dataparser, look, background, path)
+        data = self.context.datamanager.config
+        make(cast(Path, data.data), data.dataparser, self._look, path)
 
     def _use(self, name: str, make: Callable[[Path], None], steps: int) -> None:
         data = self.context.datamanager
         orbit = {key: getattr(data.config.dataparser, key) for key in ("radius", "fov", "resolution")}
         recipe = {"photos": photos_digest(cast(Path, data.config.data)), "steps": steps, "cameras": orbit}
         path = self.workspace.once(name, recipe, make, for_people=(CONTACT_SHEET,))
-        photos = load(path, self.context.model.device)
+        self._folder, photos = path, load(path, self.context.model.device)
         data.photos = None if photos is None else replace(photos, motions=self.context.photo_poses)
         data.photo_share = self.config.posed_photos.share
 
 
-def make(
-    folder: Path, orbit: DreamBooth3DDataParserConfig, look: Look, background: Float[Tensor, " c"], path: Path
-) -> None:
+def make(folder: Path, orbit: DreamBooth3DDataParserConfig, look: Look, path: Path) -> None:
     """Find the poses of a folder's photos, and write those that fit into the empty folder `path`.
 
     Args:
         orbit: Distance, field of view and resolution of the renders.
-        background: What is behind the asset in the renders.
     """
 
     def render(directions: Sequence[Direction]) -> CutOuts:
         views = direction_views(directions, orbit.radius, orbit.fov)
         zero = torch.zeros(len(directions), 3)
-        rgb, alpha = look(square_cameras(look_at(views, zero, zero, zero), views, orbit.resolution))
-        behind = background.to(rgb)[:, None, None]
-        return torch.cat([(rgb - (1 - alpha) * behind).clamp_min(0), alpha], 1).cpu()
+        return look(square_cameras(look_at(views, zero, zero, zero), views, orbit.resolution))
 
     paths = photo_paths(folder)
     photos = torch.stack([cut_out(photo, orbit.resolution) for photo in paths])
     poses = find_poses(render, photos, [azimuths_of(photo) for photo in paths])
     fits = [pose.mismatch <= MAX_MISMATCH for pose in poses]
-    used = [pose for pose, fit in zip(poses, fits, strict=True) if fit]
-    if used:
-        cameras = pose_cameras(used, orbit.radius, orbit.fov, orbit.resolution)
+    fitting = [pose for pose, fit in zip(poses, fits, strict=True) if fit]
+    if fitting:
+        cameras = pose_cameras(fitting, orbit.radius, orbit.fov, orbit.resolution)
         colors, alpha = photos[fits].split([3, 1], 1)
         save_posed(path, cameras, list(torch.cat([(colors / alpha.clamp_min(1e-4)).clamp(0, 1), alpha], 1)))
     named = {photo.name: {**asdict(pose), "used": fit} for photo, pose, fit in zip(paths, poses, fits, strict=True)}
     (path / "poses.json").write_text(json.dumps(named, indent=2) + "\n", "utf8")
-    seen = render([(pose.azimuth, pose.elevation) for pose in poses])
-    whole = torch.stack([image_to_tensor(load_photo(photo, SIDE)) for photo in paths])
-    rows = [whole, *(cut[:, :3] + 1 - cut[:, 3:] for cut in (photos, seen))]
-    tensor_to_image(contact_sheet(rows)).save(path / CONTACT_SHEET)
+    save_sheet(path, paths, photos, look(pose_cameras(poses, orbit.radius, orbit.fov, orbit.resolution)))
     left_out = ", ".join(photo.name for photo, fit in zip(paths, fits, strict=True) if not fit)
     if left_out:
         announce(f"The NeRF resembles these photos from no side, and does not reconstruct them: {left_out}")
 
 
+def save_sheet(folder: Path, photos: Sequence[Path], cut_outs: CutOuts, seen: CutOuts) -> None:
+    """Write the contact sheet: the photos; the photos cut out; the asset seen from their poses, in front of white."""
+    whole = torch.stack([image_to_tensor(load_photo(photo, SIDE)) for photo in photos])
+    rows = [whole, *(cut[:, :3] + 1 - cut[:, 3:] for cut in (cut_outs, seen))]
+    tensor_to_image(contact_sheet(rows)).save(folder / CONTACT_SHEET)
+
+
+def used(path: Path) -> list[bool]:
+    """For every photo, whether it is reconstructed."""
+    return [pose["used"] for pose in json.loads((path / "poses.json").read_text("utf8")).values()]
+
+
 def load(path: Path, device: torch.device | str) -> PosedImages | None:
     """The photos that are used, with cameras on `device`; None if none is."""
-    poses = json.loads((path / "poses.json").read_text("utf8"))
-    return load_posed(path, device) if any(pose["used"] for pose in poses.values()) else None
+    return load_posed(path, device) if any(used(path)) else None
 
 
 def azimuths_of(photo: Path) -> list[float]:

@@ -90,6 +90,7 @@ class PhaseRunner:
 
     def after_training(self, step: int) -> None:
         """The callback at the end of training, of the run or of this process: close the record and film the NeRF."""
+        self.posed_photos.show_refined()
         self.context.record.finish(step + 1 >= self.config.total_steps(self.context.interventions.ends))
         self._film(self._phase_at(step).name)
 
@@ -108,6 +109,8 @@ class PhaseRunner:
         if step == phase.start:
             self.context.save(step - 1)  # Nothing may be lost if the run is killed in the minutes that follow.
         initial = self._initial_nerf(phase, step)
+        if step == phase.start:
+            self.posed_photos.show_refined()
         views = self._pseudo_views(initial)
         announce(stage_line(self.config, THREE))
         self._use(self.fine_tunes.multiview(views, self._stage_2_prompt, self._pseudo_views_recipe()))

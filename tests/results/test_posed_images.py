@@ -1,5 +1,7 @@
 """Pictures with poses: the pixels that are drawn are those that their rays see."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
@@ -23,6 +25,36 @@ def test_pixels_belong_to_their_rays(tmp_path):
     nearest, index = distances.min(1)
     assert nearest.max() < 2e-3 and len(set(index.tolist())) > 40, "most of 48 pixels, and no others"
     assert (batch["image"] - views.permute(0, 2, 3, 1).reshape(-1, 4)[index]).abs().max() < 0.5 / 255 + 1e-6
+
+
+def test_a_picture_is_drawn_whole_and_row_by_row(tmp_path):
+    cameras, views = posed(tmp_path)
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(12):
+        rays, batch = load_posed(tmp_path, "cpu").draw_picture()
+        pictures = (views.permute(0, 2, 3, 1).reshape(3, 16, 4) - batch["image"]).abs().amax((1, 2))
+        (index,) = (pictures < 1 / 255).nonzero()[0].tolist()
+        every = image_rays(cameras[index : index + 1])
+        assert batch["picture_shape"] == (4, 4) and torch.allclose(rays.directions, every.directions, atol=2e-3)
+        seen.add(index)
+    assert seen == {0, 1, 2}
+
+
+def test_cameras_are_moved_around_the_origin_and_their_rays_with_them(tmp_path):
+    posed(tmp_path)
+    still = load_posed(tmp_path, "cpu")
+    motion = torch.tensor([[0.0, -1.0, 0.0, 0.1], [1.0, 0.0, 0.0, 0.2], [0.0, 0.0, 1.0, 0.3]])
+    moved = replace(still, motions=lambda index: motion.expand(len(index), 3, 4))
+    rotation, translation = motion.split([3, 1], -1)
+    origins = (rotation @ still.cameras.camera_to_worlds[..., 3:] + translation)[..., 0]
+    assert torch.allclose(moved.moved().camera_to_worlds[..., 3], origins)
+    torch.manual_seed(0)
+    before, _ = still.draw(50)
+    torch.manual_seed(0)
+    after, _ = moved.draw(50)
+    assert torch.allclose(after.origins, before.origins @ rotation.T + translation[:, 0], atol=1e-6)
+    assert torch.allclose(after.directions, before.directions @ rotation.T, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # nerfstudio opens the first picture.

@@ -61,9 +61,7 @@ def test_the_nerf_comes_to_look_like_the_mesh(config):
         posed = run.context.datamanager.fitted
         torch.manual_seed(5)
         rays, batch = posed.draw(512)
-        return run.context.model.config.recon_loss_mult * run.context.model._recon_loss(
-            run.context.model(rays), batch["image"]
-        )
+        return run.context.model.get_loss_dict(run.context.model(rays), batch)["recon_loss"]
 
     run.runner.before_step(0)
     before = error().item()

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -129,6 +130,20 @@ def test_photos_are_reconstructed_for_any_prompt_on_request(config, capsys):
     assert run.context.datamanager.photos is not None and "do not reconstruct" not in capsys.readouterr().out
 
 
+def test_a_perceptual_term_needs_whole_pictures(config):
+    config.pipeline.model.perceptual_loss_mult = 1.0
+    config.pipeline.phases.posed_photos.share = 0.5
+    run = trained(tiny_run(config), range(START + 1))
+    data, channels = run.context.datamanager, set()
+    for _ in range(20):
+        rays, batch = data.next_train(5)
+        assert len(batch["image"]) == batch["picture_shape"][0] * batch["picture_shape"][1]
+        channels.add(batch["image"].shape[-1])
+    assert channels == {3, 4}, "pseudo views and photos"
+    model = run.context.model
+    assert model.get_loss_dict(model(rays), batch)["perceptual_loss"] > 0
+
+
 def test_photos_that_fit_nowhere_are_left_out_and_named(config, monkeypatch, capsys):
     monkeypatch.setattr(posed_photos, "MAX_MISMATCH", -1.0)
     run = trained(tiny_run(config), range(START + 1))
@@ -147,6 +162,25 @@ def test_poses_are_refined_with_the_nerf_and_start_anew_in_the_final_one(config)
     assert poses[:, 3:].any() and any("pose_adjustment" in name for name in run.pipeline.state_dict())
     run.runner.before_step(START)
     assert not poses.any() and not optimizer.state
+
+
+def test_the_contact_sheet_shows_the_nerf_from_refined_poses_at_its_end(config, monkeypatch):
+    def look(model, cameras):
+        """The colour of a camera's position."""
+        side = int(cameras.width[0])
+        rgb = cameras.camera_to_worlds[:, :, 3, None, None].sigmoid().expand(-1, -1, side, side)
+        return rgb.detach(), torch.ones_like(rgb[:, :1])
+
+    monkeypatch.setattr(posed_photos, "render_views", look)
+    run = trained(tiny_run(config), range(JOIN + 1))
+    sheet = run.context.folder / posed_photos.INITIAL / posed_photos.CONTACT_SHEET
+    found = np.asarray(Image.open(sheet))
+    run.runner.posed_photos.show_refined()
+    assert np.array_equal(np.asarray(Image.open(sheet)), found), "no pose has been moved yet"
+    torch.nn.init.constant_(run.context.photo_poses.pose_adjustment, 0.3)
+    run.runner.before_step(START)
+    refined, last = np.asarray(Image.open(sheet)), found.shape[0] * 2 // 3
+    assert np.array_equal(refined[:last], found[:last]) and not np.array_equal(refined[last:], found[last:])
 
 
 def test_refined_poses_approach_the_true_ones():
