@@ -73,7 +73,6 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
     """The photos at their poses, if these are known; they are trained on in every second micro-step."""
     photo_share: float = 0.0
     """Share of these micro-steps in which photos take the place of pseudo views, where there are any."""
-
     whole_pictures: bool = False
     """Whether a reconstruction micro-step takes one picture, in place of pixels of all."""
 

@@ -24,6 +24,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from nerfstudio.cameras.cameras import Cameras
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -79,7 +80,7 @@ class PosedPhotos:
             return True
         announce(
             f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos: add '
-            "--pipeline.phases.posed-photos.any-prompt True if it adds nothing but surroundings"
+            "--pipeline.phases.posed-photos.any-prompt True if the prompt adds nothing but surroundings"
         )
         return False
 
@@ -114,14 +115,18 @@ class PosedPhotos:
         self._use(FINAL, make_late, steps)
 
     def show_refined(self) -> None:
-        """Show the NeRF from the refined poses in the contact sheet of the poses as found."""
-        photos, data = self.context.datamanager.photos, self.context.datamanager.config
-        if photos is None or photos.motions is None or self._folder is None:
+        """Show the NeRF from the refined poses in the contact sheet of the poses as found, if that is still there."""
+        photos, folder = self.context.datamanager.photos, self._folder
+        if photos is None or photos.motions is None or folder is None or not (folder / CONTACT_SHEET).exists():
             return
-        files, refined = photo_paths(cast(Path, data.data)), self._look(photos.moved())
-        seen = torch.zeros(len(files), *refined.shape[1:])
-        seen[used(self._folder)] = refined
-        save_sheet(self._folder, files, torch.stack([cut_out(file, seen.shape[-1]) for file in files]), seen)
+        refined, places = self._look(photos.moved()), used(folder)
+        seen = torch.ones(len(places), 3, *refined.shape[2:])
+        seen[places] = _on_white(refined)
+        row = tensor_to_image(contact_sheet([seen]))
+        with Image.open(folder / CONTACT_SHEET) as image:
+            sheet = image.convert("RGB")
+        sheet.paste(row, (0, sheet.height - row.height))
+        sheet.save(folder / CONTACT_SHEET)
 
     def _look(self, cameras: Cameras) -> CutOuts:
         rgb, alpha = render_views(self.context.model, cameras)
@@ -165,17 +170,16 @@ def make(folder: Path, orbit: DreamBooth3DDataParserConfig, look: Look, path: Pa
         save_posed(path, cameras, list(torch.cat([(colors / alpha.clamp_min(1e-4)).clamp(0, 1), alpha], 1)))
     named = {photo.name: {**asdict(pose), "used": fit} for photo, pose, fit in zip(paths, poses, fits, strict=True)}
     (path / "poses.json").write_text(json.dumps(named, indent=2) + "\n", "utf8")
-    save_sheet(path, paths, photos, look(pose_cameras(poses, orbit.radius, orbit.fov, orbit.resolution)))
+    seen = look(pose_cameras(poses, orbit.radius, orbit.fov, orbit.resolution))
+    whole = torch.stack([image_to_tensor(load_photo(photo, SIDE)) for photo in paths])
+    tensor_to_image(contact_sheet([whole, _on_white(photos), _on_white(seen)])).save(path / CONTACT_SHEET)
     left_out = ", ".join(photo.name for photo, fit in zip(paths, fits, strict=True) if not fit)
     if left_out:
         announce(f"The NeRF resembles these photos from no side, and does not reconstruct them: {left_out}")
 
 
-def save_sheet(folder: Path, photos: Sequence[Path], cut_outs: CutOuts, seen: CutOuts) -> None:
-    """Write the contact sheet: the photos; the photos cut out; the asset seen from their poses, in front of white."""
-    whole = torch.stack([image_to_tensor(load_photo(photo, SIDE)) for photo in photos])
-    rows = [whole, *(cut[:, :3] + 1 - cut[:, 3:] for cut in (cut_outs, seen))]
-    tensor_to_image(contact_sheet(rows)).save(folder / CONTACT_SHEET)
+def _on_white(cut_outs: CutOuts) -> Float[Tensor, "n 3 h w"]:
+    return cut_outs[:, :3] + 1 - cut_outs[:, 3:]
 
 
 def used(path: Path) -> list[bool]:
