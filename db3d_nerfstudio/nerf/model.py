@@ -65,8 +65,8 @@ class DreamBooth3DModelConfig(ModelConfig):
     recon_loss_mult: NonNegative = 10.0
     """Weight of reconstruction: the mean absolute difference from the colours of pseudo views."""
     perceptual_loss_mult: NonNegative = 0.0
-    """Weight of a perceptual term beside it: the mean absolute difference of the guide's z. If it is not 0, pictures
-    are reconstructed one by one, and not pixels of all."""
+    """Weight of a perceptual term beside it: the mean absolute difference of the guide's z. If it is not 0, pseudo
+    views and photos are reconstructed one by one, and not pixels of all."""
     losses: LossWeights = dataclasses.field(default_factory=LossWeights)
     """Weights of the regularisers."""
 
@@ -167,11 +167,13 @@ class DreamBooth3DModel(Model):
         return losses | {"sds_loss": self.config.sds_loss_mult * sds_loss}
 
     def _reconstruction(self, outputs: dict, batch: dict) -> dict[str, Tensor]:
-        """Difference from the pixels; ones with an alpha channel are compared in front of random colours."""
+        """Differences from the pixels, which are compared in front of random colours if they have an alpha channel, and
+        from the whole picture if they are one.
+        """
         image, rgb, shape = batch["image"].to(outputs["rgb"]), outputs["rgb"], batch.get("picture_shape")
         if image.shape[-1] == 4:
-            several = len(image) if shape is None else 1
-            background = torch.rand(several, 3).to(image).expand(len(image), 3)
+            drawn = image[:, :3] if shape is None else image[:1, :3]  # A whole picture has one colour behind it.
+            background = torch.rand_like(drawn).expand(len(image), 3)
             rgb = over(outputs["albedo"], outputs["accumulation"], background)
             image = _flattened(image, background)
         losses = {"recon_loss": self.config.recon_loss_mult * F.l1_loss(rgb, image)}

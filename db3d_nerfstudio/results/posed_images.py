@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.cameras.rays import RayBundle
+from nerfstudio.utils.poses import multiply
 from PIL import Image
 from torch import Tensor
 
@@ -39,11 +40,8 @@ class PosedImages:
         """The cameras where the motions have taken them."""
         if self.motions is None:
             return self.cameras
-        rotation, translation = self.motions(torch.arange(len(self.images), device=self.cameras.device)).split(
-            [3, 1], -1
-        )
-        axes, origins = self.cameras.camera_to_worlds.split([3, 1], -1)
-        poses = torch.cat([rotation @ axes, rotation @ origins + translation], -1)
+        motions = self.motions(torch.arange(len(self.images), device=self.cameras.device))
+        poses = multiply(motions, self.cameras.camera_to_worlds)
         return replace(self.cameras, camera_to_worlds=poses)
 
     def draw(self, num: int) -> tuple[RayBundle, dict[str, Tensor]]:

@@ -83,9 +83,9 @@ class DreamBooth3DDataManager(VanillaDataManager[PseudoViewDataset]):
             self.setup_eval()
         self.has_pseudo_views, self.fitted = True, None
         dataset = self.train_dataset
-        assert dataset is not None  # It has just been set up.
-        images = [dataset.get_numpy_image(index) for index in range(len(dataset))]
-        self._pseudo_views = PosedImages(dataset.cameras.to(self.device), torch.from_numpy(np.stack(images)))
+        if self.whole_pictures and dataset is not None:
+            images = [dataset.get_numpy_image(index) for index in range(len(dataset))]
+            self._pseudo_views = PosedImages(dataset.cameras.to(self.device), torch.from_numpy(np.stack(images)))
 
     def next_train(self, step: int) -> tuple[RayBundle, dict[str, Any]]:
         """A batch, which decides the loss: pixels for reconstruction, or views for score distillation.
