@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.ranges import Count
+from db3d_nerfstudio.run.interventions import guidance_at, read_changes
 from db3d_nerfstudio.words import drop_identifier
 from db3d_nerfstudio.workspace import write_json
 
@@ -98,6 +100,7 @@ def main(config: EvaluateConfig) -> None:
     turning = render_orbit(models["final"], 2 * resolution, config.turntable_frames)
     save_animation(turning.lambertian, folder / TURNTABLE)
     tensor_to_image(contact_sheet(rows, resolution)).save(folder / VIEWS)
+    write_json(folder / METRICS, table)
     if config.mesh or config.mesh_file is not None:
         table["final"] |= measure_mesh(models["final"].field, reference.subject, config.mesh_file)
     if config.redrawn:
@@ -118,7 +121,7 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
 
     of_toys = isinstance(settings.pipeline.model.guide, ToyboxGuideConfig)
     judge = load_judge() if of_toys else None
-    prompt = drop_identifier(settings.pipeline.model.prompt or "", settings.pipeline.phases.identifier)
+    prompt = final_prompt(config.run, settings)
     pool = list(toybox_pool()) if of_toys else []
     if config.pool is not None:
         pool = [line.strip() for line in config.pool.read_text("utf8").splitlines() if line.strip()]
@@ -140,6 +143,13 @@ def make_reference(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) 
         gallery=make_gallery(config, photos, subject),
         lpips=load_lpips(),
     )
+
+
+def final_prompt(run: Path, settings: DreamBooth3DTrainerConfig) -> str:
+    """The prompt that a run ended with, without the identifier: it may have been changed in the viewer."""
+    pipeline = settings.pipeline
+    prompt, _ = guidance_at(read_changes(run), sys.maxsize, pipeline.model.prompt or "", 0.0)
+    return drop_identifier(prompt, pipeline.phases.identifier)
 
 
 def read_photos(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Photos | None:
@@ -183,7 +193,7 @@ def true_toy(config: EvaluateConfig, settings: DreamBooth3DTrainerConfig) -> Sub
         make = partial(make_subject, DEFAULT_SEED, traits=DEFAULT_TRAITS)
     else:
         return None
-    prompt = drop_identifier(settings.pipeline.model.prompt or "", settings.pipeline.phases.identifier)
+    prompt = final_prompt(config.run, settings)
     return make(changes=asked_changes(prompt, make().traits))
 
 
@@ -198,11 +208,12 @@ def measure_redrawing(
     from db3d_nerfstudio.console import announce
     from db3d_nerfstudio.evaluation.redrawing import full_of, redraw
     from db3d_nerfstudio.images import contact_sheet, tensor_to_image
+    from db3d_nerfstudio.workspace import is_released
 
     if subject is None:
         raise UserError("true views are those of a toy: name the toy's seed with --toy")
-    if not full_of(config.run).is_dir():
-        announce(f"{full_of(config.run)} is not there, so that nothing can be redrawn")
+    if not full_of(config.run).is_dir() or is_released(full_of(config.run)):
+        announce(f"{full_of(config.run)} has no weights, so that nothing can be redrawn")
         return {}
     psnr, truth, redrawn = redraw(config.run, settings.pipeline, subject, settings.machine.seed)
     sheet = contact_sheet([views.permute(0, 3, 1, 2) for views in (truth, redrawn)])

@@ -15,6 +15,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from db3d_nerfstudio.evaluation.metrics.fidelity import masked_psnr
+from db3d_nerfstudio.run.interventions import guidance_at, read_changes, stage_ends
 
 if TYPE_CHECKING:
     from db3d_nerfstudio.toybox.subjects import Subject
@@ -59,7 +60,10 @@ def redraw(run: Path, settings: DreamBooth3DPipelineConfig, subject: Subject, se
     guide.load(full_of(run))
     truth, masks = true_views(subject, settings)
     _, views = settings.datamanager.dataparser.orbit()
-    conditioning = PromptBank(guide, str(settings.model.prompt), settings.model.sds.negative_prompt)(views)
+    changes = read_changes(run)
+    end = stage_ends(changes).get("initial", settings.phases.initial.length)
+    prompt, _ = guidance_at(changes, end, str(settings.model.prompt), 0.0)
+    conditioning = PromptBank(guide, prompt, settings.model.sds.negative_prompt)(views)
     config, generator, drawn = settings.phases.pseudo_views, torch.Generator().manual_seed(seed), []
     mask = None if config.margin is None else dilate(masks[:, None], config.margin).to(guide.device)
     for start in range(0, len(truth), BATCH_SIZE):

@@ -106,7 +106,7 @@ class DiffusionGuide(abc.ABC):
     learning_rate: float
     """A learning rate for DreamBooth that suits `parameters()`; whole networks and adapters differ widely."""
     tells_sides: bool = False
-    """Whether prompts may name all of `prompts.DIRECTIONS`, the left side and the right; else front, side and back."""
+    """Whether prompts may name all of `words.DIRECTIONS`, the left side and the right; else front, side and back."""
     sees_references: bool = False
     """Whether `references` shows the model images beside the prompt."""
     needs_gpu: bool = False

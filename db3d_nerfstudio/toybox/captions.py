@@ -36,7 +36,7 @@ def is_clear_view(shot: Shot) -> bool:
 
 
 def direction(azimuth: float, elevation: float) -> str:
-    """One of the eight `prompts.DIRECTIONS`, after "overhead" if seen from there: "overhead left side"."""
+    """One of the eight `words.DIRECTIONS`, after "overhead" if seen from there: "overhead left side"."""
     name = DIRECTIONS[round(azimuth / 45) % len(DIRECTIONS)]
     return f"overhead {name}" if elevation > 60 else name
 
@@ -71,7 +71,10 @@ def asked_changes(prompt: str, traits: Traits) -> dict[str, str]:
 
     "a photo of a purple duck wearing a hat" asks for a `main_color` and an `accessory`.
     """
-    before, _, after = f" {prompt.lower()} ".partition(f" {traits.class_noun} ")
+    parts = re.split(rf"\b(?:{traits.class_noun}|toy)\b", prompt.lower(), maxsplit=1)
+    if len(parts) == 1:
+        return {}
+    before, after = (re.sub(r"[^\w ]", " ", part) for part in parts)
     color = "|".join(PALETTE)
     worn = "|".join(KINDS[traits.class_noun].accessories) or "(?!)"
     accessory = re.search(rf"\b(?:wearing|with) an? (?:({color}) )?({worn})\b", after)

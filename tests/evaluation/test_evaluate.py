@@ -23,6 +23,7 @@ from db3d_nerfstudio.evaluation.evaluate import (
     true_toy,
 )
 from db3d_nerfstudio.evaluation.metrics import fidelity, shape
+from db3d_nerfstudio.run import interventions
 from db3d_nerfstudio.toybox.examples import default_subject, default_truth
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 from db3d_nerfstudio.toybox.subjects import make_subject
@@ -72,6 +73,13 @@ def test_the_truth_has_the_changes_that_the_prompt_asks_for(settings, tmp_path):
     assert true_toy(toy, settings).traits.state == "sitting"
     settings.pipeline.model.prompt = "a photo of a sks dog at night"
     assert true_toy(toy, settings).traits == make_subject(30_000_000, "dog").traits
+
+
+def test_a_prompt_set_in_the_viewer_is_what_a_run_is_measured_against(settings, tmp_path):
+    interventions.add_change(tmp_path, interventions.Change(40, prompt="a photo of a sks dog sitting"))
+    toy = EvaluateConfig(tmp_path, toy=30_000_000, toy_class="dog")
+    assert make_reference(toy, settings).prompt == "a photo of a dog sitting"
+    assert true_toy(toy, settings).traits.state == "sitting"
 
 
 def test_a_subject_is_looked_for_among_others(settings, tmp_path, photos, monkeypatch):
@@ -140,6 +148,8 @@ def test_redrawing_is_measured_and_shown(settings, tmp_path, monkeypatch):
     (tmp_path / "dreambooth" / "full").mkdir(parents=True)
     assert measure_redrawing(config, settings, make_subject(3, "mug")) == {"redrawn psnr": 17.5}
     assert (tmp_path / "evaluation" / "redrawn.png").exists()
+    monkeypatch.setattr("db3d_nerfstudio.workspace.is_released", lambda path: True)
+    assert measure_redrawing(config, settings, make_subject(3, "mug")) == {}, "D_full has lost its weights"
     with pytest.raises(UserError, match="--toy"):
         measure_redrawing(config, settings, None)
 

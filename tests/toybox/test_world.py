@@ -106,6 +106,9 @@ def test_prompts_change_the_toy_as_their_captions_say():
         changes = captions.asked_changes(captions.caption(traits, "on the beach", "side"), plain)
         assert replace(plain, **changes) == traits
     assert captions.asked_changes("a photo of a dog on the beach", plain) == {}
+    for sentence in ("a photo of a dog, wearing a red hat", "a photo of a toy wearing a red hat."):
+        assert captions.asked_changes(sentence, plain) == {"accessory": "hat", "accessory_color": "red"}, sentence
+    assert captions.asked_changes("a photo of a red cat", plain) == {}, "it is about something else"
     assert captions.asked_changes("a photo of a purple car", Traits("car", "red", "blue", "roof")) == {
         "main_color": "purple"
     }

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from db3d_nerfstudio.evaluation.metrics.pixels import Distance, ssim
 from db3d_nerfstudio.evaluation.metrics.renders import ELEVATION, FIRST_AZIMUTH, NUM_VIEWS, RADIUS
@@ -29,7 +30,9 @@ TURNS = (-22.5, -15.0, -7.5, 0.0, 7.5, 15.0, 22.5)
 SCALES = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.15)
 """Sizes of the truth that are tried first."""
 FINER = ((3.75, 0.025), (1.875, 0.0125))
-"""Distances in turn and size at which both are then tried around the best; the last is half a pixel of 64."""
+"""Distances in turn and size at which both are then tried around the best; the last is half a pixel of `SIDE`."""
+SIDE = 64
+"""Side of the silhouettes that are aligned, pixels."""
 
 Pictures = Float[Tensor, "v h w 3"]
 Masks = Float[Tensor, "v h w"]
@@ -77,8 +80,8 @@ def masked_psnr(image: Pictures, truth: Pictures, mask: Masks) -> float:
     return float(-10 * (image - truth)[inside].square().mean().clamp_min(1e-10).log10())
 
 
-def photograph_truth(studio: Studio, turn: float = 0.0, scale: float = 1.0) -> tuple[Pictures, Masks]:
-    """The true toy from the cameras of the evaluation, in front of white, and its silhouettes.
+def photograph_truth(studio: Studio, turn: float = 0.0, scale: float = 1.0, size: int = SIDE) -> tuple[Pictures, Masks]:
+    """The true toy from the cameras of the evaluation, in front of white, and its silhouettes, `size` pixels wide.
 
     A change of size is a change of distance, as the toy is small against that.
     """
@@ -87,7 +90,7 @@ def photograph_truth(studio: Studio, turn: float = 0.0, scale: float = 1.0) -> t
     shot = Shot(0.0, ELEVATION, RADIUS / scale)
     azimuths = FIRST_AZIMUTH + np.arange(NUM_VIEWS) * 360 / NUM_VIEWS
     shots = [replace(shot, azimuth=float(azimuth + turn)) for azimuth in azimuths]
-    pairs = [studio.render(shot) for shot in shots]
+    pairs = [studio.render(shot, size) for shot in shots]
     images, masks = (torch.from_numpy(np.stack(part)).float() for part in zip(*pairs, strict=True))
     return images, masks
 
@@ -97,7 +100,7 @@ def align(masks: Masks, studio: Studio) -> tuple[float, float]:
 
     Thresholded silhouettes fit almost alike over several sizes, while a rim of half a pixel costs decibels.
     """
-    fits: dict[tuple[float, float], float] = {}
+    masks, fits = interpolate(masks[:, None], (SIDE, SIDE), mode="area")[:, 0], dict[tuple[float, float], float]()
 
     def best_of(turns: Iterable[float], scales: Iterable[float]) -> tuple[float, float]:
         for turn, scale in set(product(turns, scales)) - fits.keys():
@@ -121,7 +124,7 @@ def compare(
 
     studio = Studio(subject)
     turn, scale = align(masks, studio)
-    truth, true_masks = photograph_truth(studio, turn, scale)
+    truth, true_masks = photograph_truth(studio, turn, scale, masks.shape[-1])
     pair = images.permute(0, 3, 1, 2), truth.permute(0, 3, 1, 2)
     return Fidelity(
         silhouette_iou=float(silhouette_iou(masks, true_masks).mean()),

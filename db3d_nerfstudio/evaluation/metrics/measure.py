@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from db3d_nerfstudio.evaluation.metrics import janus
-from db3d_nerfstudio.evaluation.metrics.encoders import Encoder
+from db3d_nerfstudio.evaluation.metrics.encoders import Encoder, prepare
 from db3d_nerfstudio.evaluation.metrics.fidelity import compare
 from db3d_nerfstudio.evaluation.metrics.r_precision import r_precision
 from db3d_nerfstudio.evaluation.metrics.renders import Pictures, Renders
@@ -67,7 +67,7 @@ def measure(renders: Renders, reference: Reference) -> tuple[dict[str, float], P
         metrics |= {name: value for name, value in asdict(fidelity).items() if value is not None}
         truth = truth.permute(0, 3, 1, 2)
     if reference.judge is not None:
-        said = reference.judge.look(renders.albedo).view.argmax(-1).tolist()
+        said = reference.judge.look(prepare(renders.albedo, 64)).view.argmax(-1).tolist()
         metrics |= _sides([VIEW_NAMES[index] for index in said], renders)
     for encoder in reference.encoders:
         own = _likeness(encoder, renders, reference)

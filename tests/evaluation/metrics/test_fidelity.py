@@ -45,6 +45,15 @@ def test_truth_gets_the_ceiling_and_its_turn_and_scale_are_found(monkeypatch):
     assert other.silhouette_iou < 0.8 and other.psnr < 20 and other.ssim < 0.9 and other.lpips is None
 
 
+def test_larger_views_are_aligned_and_compared_as_well(monkeypatch):
+    monkeypatch.setattr(fidelity, "TURNS", (0.0, 15.0))
+    monkeypatch.setattr(fidelity, "SCALES", (0.85, 1.0))
+    subject = make_subject(7, "duck")
+    images, masks = fidelity.photograph_truth(Studio(subject), 15.0, 0.85, size=96)
+    same, truth = fidelity.compare(images, masks, subject)
+    assert truth.shape == (16, 96, 96, 3) and torch.equal(truth, images) and same.silhouette_iou == 1.0
+
+
 def test_turn_and_size_between_the_first_ones_are_found(monkeypatch):
     monkeypatch.setattr(fidelity, "TURNS", (0.0, 7.5))
     monkeypatch.setattr(fidelity, "SCALES", (0.95, 1.0))
@@ -55,7 +64,7 @@ def test_turn_and_size_between_the_first_ones_are_found(monkeypatch):
 
 def test_the_coverage_of_pixels_tells_sizes_apart_that_a_threshold_does_not(monkeypatch):
     def photograph(studio, turn=0.0, scale=1.0):
-        masks = torch.ones(1, 4, 4)
+        masks = torch.ones(1, 64, 64)
         masks[:, :, 0] = 0.4 * scale  # Never above one half.
         return masks[..., None].expand(-1, -1, -1, 3), masks
 

@@ -16,13 +16,13 @@ from db3d_nerfstudio.toybox.scene import Studio
 from db3d_nerfstudio.toybox.subjects import make_subject
 
 
-def renders_of(subject, garish=0.0):
+def renders_of(subject, garish=0.0, size=64):
     """The truth as if it were an asset; `garish` moves its colours away from grey."""
-    images, masks = fidelity.photograph_truth(Studio(subject))
+    images, masks = fidelity.photograph_truth(Studio(subject), size=size)
     images = images.permute(0, 3, 1, 2)
     grey = images.mean(1, keepdim=True)
     images = (grey + (1 + garish) * (images - grey)).clamp(0, 1)
-    return Renders(images, images, torch.ones_like(images), masks, evaluation_orbit(64)[1])
+    return Renders(images, images, torch.ones_like(images), masks, evaluation_orbit(size)[1])
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,8 @@ def test_the_truth_gets_the_ceiling_and_another_toy_the_floor(toys, reference):
     assert truth["judge truth"] == pytest.approx(1, abs=1e-5) and truth["judge r_precision"] > 0.9
     assert truth["janus_rate"] == 0 and truth["faces"] == 1 and truth["views_right"] > 0.9
     assert abs(truth["over_saturation"]) < 2
+    large, _ = measure(renders_of(toys["house"], size=128), reference)
+    assert large["silhouette_iou"] == 1 and large["views_right"] > 0.9 and large["judge truth"] > 0.99
     assert truth["judge i masked"] > truth["judge i masked ceiling"] - 0.1
     other, _ = measure(renders_of(toys["chair"]), reference)
     assert other["judge r_precision"] == 0 and other["judge t"] < truth["judge t"]
