@@ -42,7 +42,9 @@ class RunConfig(TrainerConfig):
 
     def run_folder(self) -> Path:
         """The folder of the stages' artifacts, beside the checkpoints."""
-        return self.load_dir.absolute().parent if self.load_dir else self.get_base_dir()
+        if self.load_dir is None or self.load_dir.absolute() == self.get_checkpoint_dir().absolute():
+            return self.get_base_dir()
+        return self.load_dir.absolute().parent
 
     def move_to(self, folder: Path) -> None:
         """Point at the folder that this config was read from, wherever the run lay when it was written."""

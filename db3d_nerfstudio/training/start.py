@@ -106,9 +106,11 @@ def total_steps(config: RunConfig, run: Path) -> int:
 def unfinished_run(config: RunConfig, runs: Path) -> str | None:
     """The name of the newest unfinished run in a folder that the same command started."""
     for file in sorted(runs.glob(f"*/{FILE}"), key=os.path.getmtime, reverse=True):
-        run, total = file.parent, total_steps(config, file.parent)
-        step = checkpoint_step(run / config.relative_model_dir) + 1
-        if (step >= total and is_complete(run)) or not same_settings(config, run):
+        run = file.parent
+        if not same_settings(config, run):  # Files of other runs may be damaged.
+            continue
+        total, step = total_steps(config, run), checkpoint_step(run / config.relative_model_dir) + 1
+        if step >= total and is_complete(run):
             continue
         if not try_lock(run):
             raise UserError(

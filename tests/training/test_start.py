@@ -149,6 +149,20 @@ def test_a_run_that_another_process_is_training_is_left_alone(config):
             config.set_timestamp()
 
 
+def test_checkpoints_may_lie_deep_in_the_run(config):
+    config.relative_model_dir = Path("checkpoints/nerf")
+    config.set_timestamp()
+    config.load_dir = config.get_checkpoint_dir()  # As the trainer does when it resumes.
+    assert config.run_folder() == config.get_base_dir()
+
+
+def test_damage_in_another_run_is_in_nobody_s_way(config):
+    run = renamed(begin(config, reached=3))
+    (run / "interventions.json").write_text("{")
+    config.pipeline.model.prompt = "a photo of a sks dog"
+    assert begin(config).timestamp != "earlier"
+
+
 def test_a_copied_run_is_continued_in_its_own_folder(config):
     first = begin(config, reached=3).get_base_dir()
     copy = first.with_name("copy")
