@@ -39,7 +39,7 @@ class DreamBooth3DDataManagerConfig(VanillaDataManagerConfig):
     views_per_step: Count = 1
     """Number of random views in a micro-step: the batch size of score distillation."""
     train_num_rays_per_batch: Count = 4096
-    """Number of pseudo-view pixels in a reconstruction micro-step."""
+    """Number of pixels in a micro-step of reconstruction; with a perceptual term, one picture is taken whole."""
     eval_num_rays_per_batch: Count = 4096
     """Number of rays in an evaluation batch."""
 

@@ -73,12 +73,15 @@ def work_of(phases: PhasesConfig, model: DreamBooth3DModelConfig, data: DreamBoo
     """What a run asks of its guide, and what the NeRF takes meanwhile."""
     views, side = data.views_per_step, max(side for _, side in data.random_cameras.resolution)
     translation = phases.pseudo_views
+    nerf = nerf_bytes(views, side, model.sampler.num_samples)
+    if model.perceptual_loss_mult > 0:  # Of one whole picture.
+        nerf = max(nerf, nerf_bytes(1, data.dataparser.resolution, model.sampler.num_samples))
     translates = not phases.one_stage and translation.images is None
     return Work(
         phases.dreambooth,
         tuned=phases.needs_photos,
         views=views,
-        nerf=nerf_bytes(views, side, model.sampler.num_samples),
+        nerf=nerf,
         perp_neg=model.sds.perp_neg > 0,
         chunk=translation.chunk,
         upscaler=translation.upscaler if translates else None,

@@ -98,6 +98,9 @@ def _lowers(config: RunConfig, option: str, value: Any) -> bool:
             return present == "float32"
         case "tuning":
             return present == "full"
+        case "train_num_rays_per_batch":
+            whole = getattr(config.pipeline.model, "perceptual_loss_mult", 0) > 0  # A perceptual term needs pictures.
+            return present > value and not whole
         case "resolution":
             return max(side for _, side in present) > value[0][1]
     return isinstance(value, bool | str) or present > value

@@ -73,6 +73,8 @@ def test_the_run_decides_what_the_guide_has_to_do() -> None:
     phases.pseudo_views.chunk, model.sds.perp_neg, data.random_cameras.resolution = 3, 1.0, ((0.0, 32), (0.5, 128))
     nerf = machine.nerf_bytes(2, 128, model.sampler.num_samples)
     assert work_of(phases, model, data) == Work(phases.dreambooth, True, 2, nerf, True, 3)
+    model.perceptual_loss_mult, data.dataparser.resolution = 1.0, 512
+    assert work_of(phases, model, data).nerf == machine.nerf_bytes(1, 512, model.sampler.num_samples) > nerf
     phases.pseudo_views.upscaler = UpscalerConfig()
     assert work_of(phases, model, data).upscaler is phases.pseudo_views.upscaler
     phases.full_steps = phases.final.steps = 0

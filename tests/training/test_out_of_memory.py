@@ -83,6 +83,9 @@ def test_a_nerf_is_rendered_smaller(config):
     same, other = halves(advice(out(), config, task(config, "Final NeRF")))
     assert "gradient-checkpointing" in same and "chunk" not in same
     assert "random-cameras.resolution 0 64 or --pipeline.model.sampler.num-samples 128" in other
+    assert "train-num-rays-per-batch 1024" in other
+    config.pipeline.model.perceptual_loss_mult = 1.0
+    assert "train-num-rays" not in advice(out(), config, task(config, "Final NeRF")), "pictures are taken whole"
 
 
 def test_the_upscaler_is_tuned_with_less(config):
