@@ -88,7 +88,7 @@ def tiny_run(config: DreamBooth3DTrainerConfig) -> TinyRun:
         interventions=Interventions(folder, model.prompt, model.sds.guidance_scale),
         folder=folder,
         seed=config.machine.seed,
-        save=saved.append,
+        save=lambda step, **_: saved.append(step),
         end_at=ends.append,
         photo_poses=pipeline.photo_poses,
         accumulation=2,

@@ -40,8 +40,8 @@ class RunContext:
     """The run folder, which holds the artifacts of the stages."""
     seed: int
     """Seed of the run: every random draw is a function of this and the step."""
-    save: Callable[[int], None]
-    """Saves a checkpoint, given the last step that it holds."""
+    save: Callable[..., None]
+    """Saves a checkpoint, given the last step that it holds; `between_nerfs=True` where the next NeRF begins."""
     end_at: Callable[[int], None]
     """Ends training, given the number of steps that have been trained in all."""
     paused: Callable[[], bool] = lambda: False

@@ -22,6 +22,7 @@ from db3d_nerfstudio.diffusion.front import guess_front
 from db3d_nerfstudio.results.asset import Asset, picture_asset, read_asset
 from db3d_nerfstudio.results.posed_images import save_posed
 from db3d_nerfstudio.training.context import RunContext
+from db3d_nerfstudio.training.dataparser import DreamBooth3DDataParserConfig
 from db3d_nerfstudio.training.phases import InitialPhaseConfig
 from db3d_nerfstudio.workspace import digest_of
 
@@ -32,15 +33,15 @@ NUM_GUESSED = 8
 """Renders by which the front is guessed: one for every direction that has a name."""
 
 
-def recipe(config: InitialPhaseConfig) -> dict[str, Any]:
-    """What decides the initial NeRF of a mesh; nothing without one."""
-    if config.mesh is None:
-        return {}
+def recipe(config: InitialPhaseConfig, orbit: DreamBooth3DDataParserConfig) -> dict[str, Any]:
+    """What decides the renders of a mesh whose front is known."""
+    assert config.mesh is not None  # Callers ask only if there is one.
     return {
         "mesh": digest_of(config.mesh),
         "up": config.mesh_up,
         "front": config.mesh_front,
         "views": config.mesh_views,
+        "mesh_cameras": {key: getattr(orbit, key) for key in ("radius", "fov", "resolution")},
     }
 
 

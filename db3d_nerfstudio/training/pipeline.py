@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,7 +61,7 @@ class TrainingLoop(Protocol):
     training_state: str
     train_lock: Lock
 
-    def save_checkpoint(self, step: int) -> None:
+    def save_checkpoint(self, step: int, between_nerfs: bool = False) -> None:
         """Save the state after a step, now or as soon as the optimizers have stepped."""
         ...
 
@@ -152,7 +153,7 @@ class DreamBooth3DPipeline(VanillaPipeline):
             paused=lambda: loop.training_state == "paused",
             unlocked=partial(unlocked, loop.train_lock, self),
             photo_poses=self.photo_poses,
-            accumulation=max(loop.gradient_accumulation_steps.values(), default=1),
+            accumulation=math.lcm(*loop.gradient_accumulation_steps.values()),
         )
 
     def get_train_loss_dict(self, step: int) -> tuple[dict, dict[str, Tensor], dict]:

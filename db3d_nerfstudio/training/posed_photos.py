@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -68,29 +67,37 @@ class PosedPhotos:
         self.config, self.context = config, context
         self.workspace = Workspace(context.folder)
         self._joined, self._folder = False, cast(Path | None, None)
+        self._photos: PosedImages | None = None
+        self._declined: set[str] = set()
 
-    @cached_property
-    def wanted(self) -> bool:
+    def wanted_at(self, step: int) -> bool:
         """Whether photos are reconstructed; ones of a blue duck would be in the way of a prompt for a green one."""
         if not self.config.reconstructs_photos:
             return False
-        prompt = cast(str, self.context.model.config.prompt)
+        prompt, _ = self.context.interventions.guidance_at(step)
         subject = parse_subject(prompt, self.config.identifier, self.config.class_noun)
         if prompt == subject.instance_prompt or self.config.posed_photos.any_prompt:
             return True
-        announce(
-            f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos: add '
-            "--pipeline.phases.posed-photos.any-prompt True if the prompt adds nothing but surroundings"
-        )
+        if prompt not in self._declined:
+            announce(
+                f'The prompt is not "{subject.instance_prompt}", so the NeRFs do not reconstruct photos: add '
+                "--pipeline.phases.posed-photos.any-prompt True if the prompt adds nothing but surroundings"
+            )
+        self._declined.add(prompt)
         return False
+
+    def follow_prompt(self, step: int) -> None:
+        """Give the data manager the photos for as long as the prompt, which the viewer may change, asks for no more."""
+        reconstructed = self._photos is not None and self.wanted_at(step)
+        self.context.datamanager.photos = self._photos if reconstructed else None
 
     def join_initial(self, step: int) -> None:
         """Let the initial NeRF reconstruct the photos from the step on at which it can show their poses."""
         first = self.config.photos_join(self.context.accumulation)
-        if self._joined or first is None or step < first or not self.wanted:
+        if self._joined or first is None or step < first or not self.wanted_at(first):
             return
         self._joined = True
-        if step == first:
+        if step == first > 0:
             self.context.save(step - 1)  # Poses cannot be searched in the NeRF of any other step.
 
         def make_now(path: Path) -> None:
@@ -105,7 +112,8 @@ class PosedPhotos:
 
     def join_final(self, initial: Path, steps: int) -> None:
         """Let the final NeRF reconstruct the photos at their poses in the initial NeRF, which has had `steps` steps."""
-        if not self.wanted:
+        self._photos = None
+        if not self.wanted_at(steps):
             return
 
         def make_late(path: Path) -> None:
@@ -116,7 +124,7 @@ class PosedPhotos:
 
     def show_refined(self) -> None:
         """Show the NeRF from the refined poses in the contact sheet of the poses as found, if that is still there."""
-        photos, folder = self.context.datamanager.photos, self._folder
+        photos, folder = self._photos, self._folder
         if photos is None or photos.motions is None or folder is None or not (folder / CONTACT_SHEET).exists():
             return
         refined, places = self._look(photos.moved()), used(folder)
@@ -143,7 +151,7 @@ class PosedPhotos:
         recipe = {"photos": photos_digest(cast(Path, data.config.data)), "steps": steps, "cameras": orbit}
         path = self.workspace.once(name, recipe, make, for_people=(CONTACT_SHEET,))
         self._folder, photos = path, load(path, self.context.model.device)
-        data.photos = None if photos is None else replace(photos, motions=self.context.photo_poses)
+        self._photos = None if photos is None else replace(photos, motions=self.context.photo_poses)
         data.photo_share = self.config.posed_photos.share
 
 
@@ -194,7 +202,7 @@ def load(path: Path, device: torch.device | str) -> PosedImages | None:
 
 def azimuths_of(photo: Path) -> list[float]:
     """Those that a photo may have: around the side that its file is named after, else the front half."""
-    name = named_view(photo, tells_sides=True)
+    name = (named_view(photo, tells_sides=True) or "").removeprefix("overhead ")
     middle, reach = (360 / len(DIRECTIONS) * DIRECTIONS.index(name), 45.0) if name in DIRECTIONS else (0.0, 90.0)
     steps = int(reach / STEP)
     return [middle + STEP * step for step in range(-steps, steps + 1)]

@@ -73,6 +73,7 @@ class PhaseRunner:
             context.record.progress.begin(nerf_task(self.config, phase.name), step - phase.start)
         if phase.name == "initial":
             self.posed_photos.join_initial(step)
+        self.posed_photos.follow_prompt(step)
         seed_everything(context.seed, step)
         if phase.name == "final" and step == phase.start:
             self._start_second_nerf()
@@ -106,8 +107,8 @@ class PhaseRunner:
                 return
             self._use(self.fine_tunes.full() if self.config.one_stage else self.fine_tunes.partial())
             return
-        if step == phase.start:
-            self.context.save(step - 1)  # Nothing may be lost if the run is killed in the minutes that follow.
+        if step == phase.start:  # Nothing may be lost if the run is killed in the minutes that follow.
+            self.context.save(step - 1, between_nerfs=True)
         initial = self._initial_nerf(phase, step)
         if step == phase.start:
             self.posed_photos.show_refined()
@@ -124,7 +125,15 @@ class PhaseRunner:
         def make(path: Path) -> None:
             initial_mesh.make(self.context, self.config.initial, self.fine_tunes.subject.class_prompt, path)
 
-        return self.workspace.once(initial_mesh.FOLDER, initial_mesh.recipe(self.config.initial), make)
+        return self.workspace.once(initial_mesh.FOLDER, self._mesh_recipe(), make)
+
+    def _mesh_recipe(self) -> dict[str, Any]:
+        """What decides the renders of a mesh, and its front if the guide guesses that; nothing without a mesh."""
+        config, made_by = self.config.initial, self.fine_tunes.tuner.recipe
+        if config.mesh is None:
+            return {}
+        guess = {} if config.mesh_front is not None else {k: made_by()[k] for k in ("guide", "class_prompt", "seed")}
+        return initial_mesh.recipe(config, self.context.datamanager.config.dataparser) | guess
 
     def _initial_nerf(self, phase: Phase, step: int) -> Path:
         def make(path: Path) -> None:
@@ -135,7 +144,7 @@ class PhaseRunner:
                 )
             initial_nerf.save_initial(path, read_config(self.workspace.root), self.context.model, step - 1)
 
-        made_of = {"steps": self._initial_steps, **initial_mesh.recipe(self.config.initial)}
+        made_of = {"steps": self._initial_steps, **self._mesh_recipe()}
         initial = self.workspace.once(initial_nerf.FOLDER, made_of, make)
         if step == phase.start or not self._turntable("initial").exists():
             with initial_nerf.showing(self.context.model, initial):
@@ -256,7 +265,8 @@ class PhaseRunner:
         return {
             "prompt": self._stage_2_prompt,
             "initial_steps": self._initial_steps,
-            **initial_mesh.recipe(self.config.initial),
+            "negative_prompt": self.context.model.config.sds.negative_prompt,
+            **self._mesh_recipe(),
             "full_steps": self.config.full_steps,
             **config,
             "upscaler": None if upscaler is None else identity(upscaler),

@@ -7,6 +7,7 @@ Three things of nerfstudio 1.1.5 are changed, each by a small override that call
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -123,7 +124,10 @@ def damage_named(config: RunConfig) -> Iterator[None]:
 
 
 class DreamBooth3DTrainer(Trainer):
-    """Writes whole checkpoints, at steps from which a resumed run continues exactly as an unbroken one."""
+    """Writes whole checkpoints, at steps from which a resumed run continues as an unbroken one does.
+
+    On a CPU it does so to the last bit if the number of threads is fixed (OMP_NUM_THREADS).
+    """
 
     config: DreamBooth3DTrainerConfig
     pipeline: DreamBooth3DPipeline
@@ -150,11 +154,15 @@ class DreamBooth3DTrainer(Trainer):
         with nullcontext() if not self.config.viewer.quit_on_train_completion else nerfstudio_silenced():
             super()._after_train()
 
-    def save_checkpoint(self, step: int) -> None:
-        """Save in one move, and not between micro-steps that share an optimizer step, as gradients are not saved."""
-        accumulated = max(self.gradient_accumulation_steps.values(), default=1)
+    def save_checkpoint(self, step: int, between_nerfs: bool = False) -> None:
+        """Save in one move, and not between micro-steps that share an optimizer step, as gradients are not saved.
+
+        Args:
+            between_nerfs: The next step begins the next NeRF, which has no use for these gradients.
+        """
+        accumulated = math.lcm(*self.gradient_accumulation_steps.values())
         step = min(step, self._total_steps - 1)  # nerfstudio counts one more when it is stopped.
-        self._save_due = (step + 1) % accumulated != 0 and step + 1 < self._total_steps
+        self._save_due = (step + 1) % accumulated != 0 and step + 1 < self._total_steps and not between_nerfs
         if self._save_due:
             return
         folder, scratch = self.checkpoint_dir, self.base_dir / "checkpoint.tmp"

@@ -115,6 +115,19 @@ def test_the_guide_guesses_the_front_once(config, monkeypatch):
     assert json.loads((run.context.folder / "mesh_views" / "front.json").read_text()) == {"front": 90.0}
 
 
+def test_a_front_is_guessed_by_one_guide_and_seen_from_one_orbit(config, monkeypatch):
+    monkeypatch.setattr("db3d_nerfstudio.training.initial_mesh.guess_front", lambda *_: 90.0)
+    config.pipeline.phases.initial.mesh_front = None
+    tiny_run(config).runner.before_step(0)
+    config.machine.seed += 1
+    with pytest.raises(UserError, match="mesh_views was made with other settings .seed: "):
+        tiny_run(config).runner.before_step(0)
+    config.machine.seed -= 1
+    config.pipeline.datamanager.dataparser.fov += 1
+    with pytest.raises(UserError, match="mesh_views was made with other settings .mesh_cameras"):
+        tiny_run(config).runner.before_step(0)
+
+
 @pytest.mark.parametrize(("name", "value"), [("mesh_up", "z"), ("mesh_front", 0.0), ("mesh_views", 4)])
 def test_every_setting_of_the_mesh_makes_other_renders_and_is_remembered(config, name, value):
     run = tiny_run(config)

@@ -97,7 +97,7 @@ def test_poses_of_the_final_nerf_can_be_made_again(config, looked_at):
 def test_begin_decides_whether_the_initial_nerf_reconstructs_photos(config, begin, initial):
     config.pipeline.phases.posed_photos.begin = begin
     run = trained(tiny_run(config), range(1))
-    assert (run.context.datamanager.photos is not None) == initial
+    assert (run.context.datamanager.photos is not None) == initial and not run.saved
     trained(run, range(1, START + 1))
     assert (run.context.folder / posed_photos.INITIAL).exists() == initial and run.context.datamanager.photos
 
@@ -121,6 +121,24 @@ def test_photos_are_not_reconstructed_where_the_prompt_asks_for_more(config, cap
     assert run.context.datamanager.photos is None and not (run.context.folder / "posed_photos").exists()
     line = 'The prompt is not "a photo of a sks robot", so the NeRFs do not reconstruct photos'
     assert capsys.readouterr().out.count(line) == 1
+
+
+def test_a_prompt_set_in_the_viewer_decides_from_its_step_on(config):
+    run = trained(tiny_run(config), range(JOIN + 1))
+    assert run.context.datamanager.photos is not None
+    run.context.interventions.request(prompt="a photo of a green sks robot")
+    trained(run, range(START, START + 2))
+    again = trained(tiny_run(config), [START + 2])
+    assert run.context.datamanager.photos is None and again.context.datamanager.photos is None
+    assert not (run.context.folder / posed_photos.FINAL).exists()
+
+
+def test_photos_join_the_final_nerf_of_a_prompt_that_has_come_to_ask_for_no_more(config):
+    config.pipeline.model.prompt = "a photo of a sks robot wearing a hat"
+    run = trained(tiny_run(config), range(JOIN + 1))
+    assert run.context.datamanager.photos is None
+    run.context.interventions.request(prompt="a photo of a sks robot")
+    assert trained(run, range(START, START + 1)).context.datamanager.photos is not None
 
 
 def test_photos_are_reconstructed_for_any_prompt_on_request(config, capsys):
@@ -224,6 +242,7 @@ def test_a_run_that_is_opened_needs_no_photos(config, mode):
 
 def test_names_of_files_say_where_to_search(tmp_path):
     assert azimuths_of(tmp_path / "00.png") == [15.0 * step for step in range(-6, 7)]
+    assert azimuths_of(tmp_path / "2_overhead_back.png") == [180.0 + 15 * step for step in range(-3, 4)]
     assert azimuths_of(tmp_path / "3_back_left.jpg") == [135.0 + 15 * step for step in range(-3, 4)]
 
 

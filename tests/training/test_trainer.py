@@ -56,6 +56,19 @@ def test_the_last_step_is_always_saved(trainer):
     assert saved(trainer) == ["step-000000008.ckpt"]
 
 
+def test_between_nerfs_gradients_need_not_be_waited_for(trainer):
+    trainer.save_checkpoint(4, between_nerfs=True)
+    assert saved(trainer) == ["step-000000004.ckpt"]
+
+
+def test_groups_that_accumulate_differently_share_few_steps(trainer):
+    trainer.gradient_accumulation_steps = {"encodings": 2, "networks": 3}
+    trainer.save_checkpoint(2)
+    assert saved(trainer) == []
+    trainer.save_if_due(5)
+    assert saved(trainer) == ["step-000000005.ckpt"]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\3\4 cut off", b"junk"])
 def test_a_damaged_checkpoint_is_named_with_the_fix(trainer, content):
     trainer.save_checkpoint(9)
