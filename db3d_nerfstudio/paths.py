@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
+
+from db3d_nerfstudio.errors import UserError
 
 
 def expand_home(config: Any) -> None:
@@ -28,6 +31,21 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, Path):
         return value.expanduser()
     return str(Path(value).expanduser()) if isinstance(value, str) and re.match(r"~[\w.-]*/", value) else value
+
+
+def output_folder(folder: Path) -> Path:
+    """A folder for results, made if needed; asked for before any work is done.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --output") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: choose another --output")
+    return folder
 
 
 def command(*words: object) -> str:

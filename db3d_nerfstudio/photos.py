@@ -51,9 +51,9 @@ def left_out_of(folder: Path) -> list[tuple[Path, str]]:
 def _entries(folder: Path) -> list[tuple[Path, str | None]]:
     """Everything in a folder with the reason to leave it out: None for photos, empty for files of the system."""
     if folder.is_file():
-        raise UserError(f"{folder} is a file: give --data the folder that it is in")
+        raise UserError(f"{folder} is a file: give the folder that it is in")
     if not folder.is_dir():
-        raise UserError(f"no photos folder at {folder}: give --data a folder with 3 to 6 photos of the subject")
+        raise UserError(f"there is no folder {folder}: give one with 3 to 6 photos of the subject")
     try:
         return [(path, _reason_against(path)) for path in sorted(folder.iterdir())]
     except PermissionError as error:
@@ -66,7 +66,7 @@ def _reason_against(path: Path) -> str | None:
         return "still in iCloud, download it" if suffix == ".icloud" else ""
     if path.is_dir():
         number = sum(p.suffix.lower() in SUFFIXES and not p.name.startswith(".") for p in path.iterdir())
-        return f"a folder with {number} pictures, give that one to --data" if number else ""
+        return f"a folder with {number} pictures, give that one" if number else ""
     if path.is_symlink() and not path.exists():
         return "a link to nothing"
     if not path.is_file():

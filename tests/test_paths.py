@@ -1,4 +1,4 @@
-"""Tildes and quotes."""
+"""Tildes, quotes, and folders that cannot be written to."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from db3d_nerfstudio.paths import command, expand_home
+from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.paths import command, expand_home, output_folder
 
 
 @dataclass
@@ -38,3 +39,15 @@ def test_a_printed_command_can_be_pasted() -> None:
     run = Path("/data/My Dog's photos (v1.2)/run $1")
     assert shlex.split(command("db3d", "export", run)) == ["db3d", "export", str(run)]
     assert command("db3d", "export", "/plain/run") == "db3d export /plain/run"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_with_the_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert output_folder(tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*file \(.*\): choose another --output"):
+        output_folder(tmp_path / "file")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(UserError, match="cannot write to .*new: choose another --output"):
+        output_folder(tmp_path / "new")

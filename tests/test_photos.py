@@ -104,7 +104,7 @@ def test_accents_may_be_written_as_on_another_system(photos):
 def test_photos_one_folder_down_or_a_single_file_are_recognised(photos):
     with pytest.raises(UserError, match="photos: a folder with 4 pictures"):
         photo_paths(photos.parent)
-    with pytest.raises(UserError, match=r"00\.png is a file: give --data the folder"):
+    with pytest.raises(UserError, match=r"00\.png is a file: give the folder"):
         photo_paths(photos / "00.png")
 
 

@@ -277,10 +277,20 @@ def _optimizer(parameters: list[Parameter], guide: DiffusionGuide, config: Dream
     rate = guide.learning_rate if config.learning_rate is None else config.learning_rate
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=config.weight_decay, fused=True)
+    return _adamw8bit()(parameters, lr=rate, weight_decay=config.weight_decay)
+
+
+def check_optimizer(config: DreamBoothConfig) -> None:
+    """Raise a UserError if the optimizer needs a package that is missing."""
+    if config.optimizer == "adamw8bit":
+        _adamw8bit()
+
+
+def _adamw8bit() -> Callable[..., torch.optim.Optimizer]:
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError:
         raise UserError(
             'The 8-bit optimizer needs bitsandbytes: pip install "db3d_nerfstudio[8bit]", or set optimizer to adamw.'
         ) from None
-    return AdamW8bit(parameters, lr=rate, weight_decay=config.weight_decay)
+    return AdamW8bit

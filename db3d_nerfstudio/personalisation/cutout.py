@@ -21,6 +21,7 @@ from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.foreground import grabcut
 from db3d_nerfstudio.images import tiled
+from db3d_nerfstudio.paths import command
 from db3d_nerfstudio.photo_file import read_photo
 from db3d_nerfstudio.photos import photo_paths
 from db3d_nerfstudio.workspace import publish
@@ -59,7 +60,9 @@ def main(config: PhotosConfig) -> None:
     output = folder.with_name(f"{folder.name}-cut-out") if config.output is None else config.output.expanduser()
     sheet = cut_out(folder, output.absolute(), config)
     announce(f"Look at {sheet}. To leave a photo whole, add --whole NAME")
-    announce(f"Train with --data {output.absolute()} --pipeline.phases.dreambooth.masked-loss True")
+    masked = ("--pipeline.phases.dreambooth.masked-loss", "True")
+    prompt = f"a photo of a sks {config.noun or 'NOUN'}"
+    announce(command("ns-train", "dreambooth3d", "--data", output.absolute(), "--prompt", prompt, *masked))
 
 
 def cut_out(folder: Path, output: Path, config: PhotosConfig) -> Path:
@@ -161,8 +164,8 @@ def rembg_model(name: str) -> Segmenter:
         from rembg import new_session, remove
     except ImportError:
         raise UserError(
-            'cutting subjects out needs rembg: pip install "db3d_nerfstudio[cutout]", or give --model a CLIPSeg model '
-            "such as CIDAS/clipseg-rd64-refined, and --noun"
+            'this model needs rembg: pip install "db3d_nerfstudio[cutout]", or give --model grabcut, which needs plain '
+            "surroundings, or a CLIPSeg model such as CIDAS/clipseg-rd64-refined, and --noun"
         ) from None
     announce(f"Loading {name}, which rembg downloads on first use")
     try:

@@ -12,6 +12,7 @@ import tyro
 from db3d_nerfstudio.console import announce
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.images import labelled_sheet, tensor_to_image
+from db3d_nerfstudio.paths import output_folder
 from db3d_nerfstudio.personalisation.choice import GuideChoice, guide_of
 from db3d_nerfstudio.ranges import Count, Natural
 from db3d_nerfstudio.run.progress import RunProgress, Task, shown
@@ -51,6 +52,7 @@ def main(config: SampleConfig) -> None:
     """Draw and write the images, and print their paths."""
     config.prompt = tidy(config.prompt)
     FreeThreads().begin()
+    output_folder(config.output)
     guide = guide_of(config.personalised, config.guide).setup(device=config.device)
     if config.personalised is not None:
         guide.load(config.personalised)
@@ -64,7 +66,6 @@ def main(config: SampleConfig) -> None:
             config.negative_prompt,
             update,
         )
-    config.output.mkdir(parents=True, exist_ok=True)
     for i, image in enumerate(images):
         tensor_to_image(image).save(config.output / f"{i:03d}.png")
     rows = [("", part) for part in images.split(COLUMNS)]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from db3d_nerfstudio.console import announce
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, check_optimizer
 from db3d_nerfstudio.diffusion.footprint import Work, announce_needs
 from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.diffusion.tuner import SubjectTuner
@@ -82,6 +82,7 @@ def main(config: PersonaliseConfig) -> None:
     FreeThreads().begin()
     for line in check_photos(data):
         announce(line)
+    check_optimizer(config.dreambooth)
     output = config.output or Path("outputs", "dreambooth", data.resolve().name)
     job = Personaliser(config, data, subject, output)
     with shown(job.progress):

@@ -19,7 +19,7 @@ from db3d_nerfstudio.diffusion.sampling import SamplingConfig, draw
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.diffusers_guide import DiffusersGuide
 from db3d_nerfstudio.images import labelled_sheet
-from db3d_nerfstudio.paths import command
+from db3d_nerfstudio.paths import command, output_folder
 from db3d_nerfstudio.personalisation.choice import GuideChoice
 from db3d_nerfstudio.personalisation.draw import COLUMNS
 from db3d_nerfstudio.ranges import Count, Natural
@@ -71,6 +71,7 @@ class Word:
 
 def main(config: TokensConfig) -> None:
     """Print the table and the verdict, and write the sheet."""
+    output_folder(config.output)
     guide = config.guide.setup(device=config.device)
     identifier, noun = config.identifier, config.class_noun
     words = [identifier, *(word for word in (*CANDIDATES, *COMMON) if word != identifier and _is_known(guide, word))]
@@ -143,7 +144,6 @@ def _write_sheet(config: TokensConfig, guide: DiffusersGuide) -> Path:
     with shown(progress), progress.during("The sheet") as update:
         repeated = [prompt for prompt in prompts for _ in range(config.num)]
         images = draw(guide, repeated, config.sampling, config.seed, progress=update)
-    config.output.mkdir(parents=True, exist_ok=True)
     sheet = config.output / f"{config.identifier}-{config.class_noun}.png".replace(" ", "_")
     rows = list(zip(prompts, images.split(config.num), strict=True))
     labelled_sheet(f"The base model on {config.identifier} and {config.class_noun}", rows).save(sheet)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from db3d_nerfstudio.console import nerfstudio_silenced
 from db3d_nerfstudio.errors import UserError
+from db3d_nerfstudio.paths import output_folder
 from db3d_nerfstudio.run.config import FILE, checkpoint_step, read_config
 
 if TYPE_CHECKING:
@@ -41,11 +41,4 @@ def open_run(run: Path) -> Pipeline:
 
 def exports_folder(run: Path, chosen: Path | None) -> Path:
     """The folder for exports, made if needed."""
-    folder = run / EXPORTS if chosen is None else chosen
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --output") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: choose another --output")
-    return folder
+    return output_folder(run / EXPORTS if chosen is None else chosen)

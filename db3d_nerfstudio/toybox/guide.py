@@ -67,16 +67,19 @@ class ToyboxGuide(UNetGuide):
         return {**super().modules(), "vae": self.vae}
 
     def _check_words(self, prompts: list[str]) -> None:
-        known = sorted(set(self.tokenizer.get_vocab()) - set(self.tokenizer.all_special_tokens))
+        from db3d_nerfstudio.toybox.subjects import CLASS_NOUNS
+        from db3d_nerfstudio.toybox.toys import PALETTE
+
+        known = sorted(word for word in self.tokenizer.get_vocab() if word.isalpha())
         for prompt in prompts:
             encoded = self.tokenizer(prompt, return_offsets_mapping=True, verbose=False)
             for token, (start, end) in zip(encoded.input_ids, encoded.offset_mapping, strict=True):
                 if token == self.tokenizer.unk_token_id:
                     word = prompt[start:end]
-                    close = get_close_matches(word.lower(), known) or known
+                    close = get_close_matches(word.lower(), known) or [*CLASS_NOUNS, *PALETTE]
                     raise UserError(
                         f'The toybox guide has no token for the word "{word}" in "{prompt}". '
-                        f"It has: {', '.join(close)}. "
+                        f"It has tokens for: {', '.join(close)}. "
                         'A subject of another kind is a "toy", as in "a photo of a sks toy".'
                     )
 

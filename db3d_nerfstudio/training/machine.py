@@ -161,7 +161,7 @@ def announce_disk(context: RunContext, phases: PhasesConfig) -> None:
     needs = disk_needs(context.guide, nerf, phases, (orbit.num_views, orbit.resolution))
     there = sum(file.stat().st_size for file in context.folder.rglob("*") if file.is_file())
     free = shutil.disk_usage(context.folder).free
-    line = f"The run takes up to {needs} of disk space; {_size(free)} are free."
+    line = f"The run takes up to {needs} of disk space in {context.folder}; {_size(free)} are free."
     if needs.fine_tunes - there > free:
         smaller = "" if phases.one_stage or not phases.keep_full else "--pipeline.phases.keep-full False or "
         raise UserError(

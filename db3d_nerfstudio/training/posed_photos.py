@@ -183,7 +183,7 @@ def make(folder: Path, orbit: DreamBooth3DDataParserConfig, look: Look, path: Pa
     tensor_to_image(contact_sheet([whole, _on_white(photos), _on_white(seen)])).save(path / CONTACT_SHEET)
     left_out = ", ".join(photo.name for photo, fit in zip(paths, fits, strict=True) if not fit)
     if left_out:
-        announce(f"The NeRF resembles these photos from no side, and does not reconstruct them: {left_out}")
+        announce(f"No view of the NeRF matches these photos, so they are not reconstructed: {left_out}")
 
 
 def _on_white(cut_outs: CutOuts) -> Float[Tensor, "n 3 h w"]:

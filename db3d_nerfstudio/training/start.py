@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 
 from db3d_nerfstudio.console import announce
+from db3d_nerfstudio.diffusion.dreambooth import check_optimizer
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.photo_check import check_photos
 from db3d_nerfstudio.ranges import Range
@@ -50,13 +51,16 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
     if datamanager.data is None and phases.needs_photos:
         raise UserError("no photos: give --data a folder with 3 to 6 photos of the subject")
     if model.prompt is None:
-        raise UserError(f'no prompt: say what the photos show, as in --prompt "a photo of a {phases.identifier} robot"')
+        example = f"a photo of a {phases.identifier} robot" if phases.needs_photos else "a photo of a robot"
+        raise UserError(f'no prompt: say what the subject is, as in --prompt "{example}"')
     model.prompt = tidy(model.prompt)
     if phases.initial.length < 1:
         raise UserError("the initial NeRF needs at least one step: set --pipeline.phases.initial.steps to 1 or more")
     if phases.needs_photos:
         subject = parse_subject(model.prompt, phases.identifier, phases.class_noun)
         announce(subject.introduction("--pipeline.phases.class-noun"))
+    if phases.needs_photos:
+        check_optimizer(phases.dreambooth)
     if datamanager.data is not None:
         datamanager.data = datamanager.data.expanduser().absolute()
         for line in check_photos(datamanager.data):

@@ -11,7 +11,7 @@ import torch
 from tiny import GaussianGuide, GaussianGuideConfig
 from torch import Tensor
 
-from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, finetune, noise_weights
+from db3d_nerfstudio.diffusion.dreambooth import DreamBoothConfig, Progress, check_optimizer, finetune, noise_weights
 from db3d_nerfstudio.diffusion.training_set import Prior, TrainingSet
 from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.guides.base import DiffusionGuide
@@ -233,6 +233,9 @@ def test_8_bit_optimizer_is_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UserError, match=r"pip install .*8bit.*adamw"):
         tune(gaussian_guide(), config)
+    with pytest.raises(UserError, match="8bit"):
+        check_optimizer(config)
+    check_optimizer(QUICK)
     built = []
 
     class AdamW8bit(torch.optim.AdamW):

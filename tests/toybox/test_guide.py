@@ -1,9 +1,11 @@
 """The embedded guide is a guide like any other."""
 
+import pytest
 import torch
 
 from db3d_nerfstudio.diffusion.guidance import Conditioning
 from db3d_nerfstudio.diffusion.sampling import TranslationConfig, translate
+from db3d_nerfstudio.errors import UserError
 from db3d_nerfstudio.toybox.guide import ToyboxGuideConfig
 
 
@@ -21,3 +23,11 @@ def test_it_encodes_draws_and_has_a_fingerprint(guide_folder, codec):
     drawn = translate(guide, rgb.detach(), asked, TranslationConfig(steps=2))
     assert drawn.shape == rgb.shape and drawn.isfinite().all()
     assert "vae" in guide.modules() and guide.fingerprint() == guide.fingerprint()
+
+
+def test_an_unknown_word_is_answered_with_words_that_it_has(guide_folder):
+    guide = ToyboxGuideConfig(model=guide_folder).setup(device="cpu")
+    with pytest.raises(UserError, match=r'no token for the word "quokka".*It has tokens for: dog, .*red, '):
+        guide.check_prompts(["a photo of a sks quokka"])
+    with pytest.raises(UserError, match="It has tokens for: dog"):
+        guide.check_prompts(["a photo of a sks dogg"])

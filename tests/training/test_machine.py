@@ -174,7 +174,8 @@ def test_disk_space_is_announced_and_refused_with_what_saves_some(config, monkey
         announce_disk(context, phases)
     phases.keep_full = False
     announce_disk(context, phases)
-    assert "The run takes up to 8 MB" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The run takes up to 8 MB" in said and str(context.folder) in said.replace("\n", "")
     (context.folder / "dreambooth").mkdir()
     (context.folder / "dreambooth" / "weights").write_bytes(bytes(4 * 10**6))
     free[0] = 5 * 10**6
