@@ -166,7 +166,7 @@ def test_photos_that_fit_nowhere_are_left_out_and_named(config, monkeypatch, cap
     monkeypatch.setattr(posed_photos, "MAX_MISMATCH", -1.0)
     run = trained(tiny_run(config), range(START + 1))
     assert run.context.datamanager.photos is None
-    assert "from no side, and does not reconstruct them: 00.png, 01.png, 02.png, 03.png" in capsys.readouterr().out
+    assert "so they are not reconstructed: 00.png, 01.png, 02.png, 03.png" in capsys.readouterr().out
     assert "image" in run.context.datamanager.next_train(5)[1], "pseudo views are there"
 
 
