@@ -53,7 +53,7 @@ def _entries(folder: Path) -> list[tuple[Path, str | None]]:
     if folder.is_file():
         raise UserError(f"{folder} is a file: give the folder that it is in")
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: give one with 3 to 6 photos of the subject")
+        raise UserError(f"the folder {folder} does not exist: give one with 3 to 6 photos of the subject")
     try:
         return [(path, _reason_against(path)) for path in sorted(folder.iterdir())]
     except PermissionError as error:

@@ -43,7 +43,7 @@ else:
 
 
 def guide_of(personalised: Path | None, given: DiffusersGuideConfig) -> DiffusersGuideConfig:
-    """The config of the guide that a personalised folder belongs to; `given` if there is no folder or no record in it.
+    """The config of the guide that a personalised folder belongs to; `given` without a folder or a record in it.
 
     Settings that do not change the guide's output, such as device and precision, come from `given` if the kinds match.
     """

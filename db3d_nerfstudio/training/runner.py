@@ -129,11 +129,14 @@ class PhaseRunner:
 
     def _mesh_recipe(self) -> dict[str, Any]:
         """What decides the renders of a mesh, and its front if the guide guesses that; nothing without a mesh."""
-        config, made_by = self.config.initial, self.fine_tunes.tuner.recipe
+        config = self.config.initial
         if config.mesh is None:
             return {}
-        guess = {} if config.mesh_front is not None else {k: made_by()[k] for k in ("guide", "class_prompt", "seed")}
-        return initial_mesh.recipe(config, self.context.datamanager.config.dataparser) | guess
+        recipe = initial_mesh.recipe(config, self.context.datamanager.config.dataparser)
+        if config.mesh_front is None:
+            made_by = self.fine_tunes.tuner.recipe()
+            recipe |= {key: made_by[key] for key in ("guide", "class_prompt", "seed")}
+        return recipe
 
     def _initial_nerf(self, phase: Phase, step: int) -> Path:
         def make(path: Path) -> None:

@@ -59,7 +59,6 @@ def check_input(pipeline: DreamBooth3DPipelineConfig) -> None:
     if phases.needs_photos:
         subject = parse_subject(model.prompt, phases.identifier, phases.class_noun)
         announce(subject.introduction("--pipeline.phases.class-noun"))
-    if phases.needs_photos:
         check_optimizer(phases.dreambooth)
     if datamanager.data is not None:
         datamanager.data = datamanager.data.expanduser().absolute()

@@ -88,7 +88,7 @@ def photos_of_another_kind(config):
     [
         (forget_data, "no photos: give --data a folder"),
         (forget_prompt, 'no prompt: .*--prompt "a photo of a sks robot"'),
-        (no_photos, "there is no folder .*nowhere: give one with 3 to 6 photos"),
+        (no_photos, "the folder .*nowhere does not exist: give one with 3 to 6 photos"),
         (corrupt_photo, r"cannot read the photo .*02\.png"),
         (no_identifier, 'does not contain the identifier "sks"'),
         (not_writable, "cannot write to .* choose another --output-dir"),

@@ -100,7 +100,8 @@ def align(masks: Masks, studio: Studio) -> tuple[float, float]:
 
     Thresholded silhouettes fit almost alike over several sizes, while a rim of half a pixel costs decibels.
     """
-    masks, fits = interpolate(masks[:, None], (SIDE, SIDE), mode="area")[:, 0], dict[tuple[float, float], float]()
+    masks = interpolate(masks[:, None], (SIDE, SIDE), mode="area")[:, 0]
+    fits: dict[tuple[float, float], float] = {}
 
     def best_of(turns: Iterable[float], scales: Iterable[float]) -> tuple[float, float]:
         for turn, scale in set(product(turns, scales)) - fits.keys():
